@@ -1,0 +1,1 @@
+"""Which model: register, promote, roll back, export, load."""

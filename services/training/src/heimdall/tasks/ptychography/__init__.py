@@ -1,0 +1,1 @@
+"""Ptychography: complex object patches from diffraction patterns, learnt without ground truth."""

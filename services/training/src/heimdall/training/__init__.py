@@ -1,0 +1,1 @@
+"""The recipe: config, TrainingPipeline, logger choice, callbacks, resume."""
