@@ -30,7 +30,7 @@ Predict = Callable[[Arrays], Arrays]
 """A model as its users see it: named input arrays in, named output arrays out, batch dimension first."""
 
 Publish = Callable[[Path, str], None]
-"""``publish(path, artifact_folder)`` hands a finished file to whoever keeps artifacts; returns at once, never raises."""
+"""``publish(path, artifact_folder)`` hands a file to whoever keeps artifacts; returns at once, never raises."""
 
 
 class TaskConfig(BaseModel):
