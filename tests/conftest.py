@@ -1,0 +1,101 @@
+"""Fixtures shared by all tests: real servers, started once a worker when first asked for, stopped at the end."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# a plain module beside this file, importable as `servers` under --import-mode=importlib
+_spec = importlib.util.spec_from_file_location("servers", Path(__file__).with_name("servers.py"))
+assert _spec is not None
+assert _spec.loader is not None
+servers = importlib.util.module_from_spec(_spec)
+sys.modules.setdefault("servers", servers)
+_spec.loader.exec_module(servers)
+
+FOREIGN = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_PROFILE",
+    "AWS_SESSION_TOKEN",
+    "DATABASE_URL",
+    "PGPASSWORD",
+    "MLFLOW_RUN_ID",
+    "MLFLOW_EXPERIMENT_ID",
+)
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test sees the settings of whoever runs it, and none writes outside its own folder."""
+    for name in [name for name in os.environ if name.startswith(("MLFLOW_", "HEIMDALL_"))]:
+        if name not in {"HEIMDALL_FAULT_ROUNDS", "HEIMDALL_BENCH_GIB"}:
+            monkeypatch.delenv(name)
+    for name in FOREIGN:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HEIMDALL_HOME", str(tmp_path / "heimdall-home"))
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("DO_NOT_TRACK", "true")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A PostgreSQL server of this worker's own (:class:`servers.Postgres`)."""
+    server = servers.Postgres(tmp_path_factory.mktemp("postgres"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def make_database(postgres: Any) -> Callable[[], str]:
+    """``make_database()`` returns the URL of a fresh, empty database."""
+    return lambda: str(postgres.make_database())
+
+
+@pytest.fixture
+def postgres_url(make_database: Callable[[], str]) -> str:
+    """URL of a fresh, empty database, one a test."""
+    return make_database()
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """An S3 server (:class:`servers.S3`): ``endpoint``, ``access_key``, ``secret_key``, ``make_bucket()``."""
+    server = servers.S3(tmp_path_factory.mktemp("s3"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def make_mlflow_server(
+    tmp_path_factory: pytest.TempPathFactory, make_database: Callable[[], str], s3: Any
+) -> Iterator[Callable[..., Any]]:
+    """``make_mlflow_server(proxied=False, backend=None)``: a started MLflow server of one's own, to be ill-treated."""
+    made: list[Any] = []
+
+    def make(*, proxied: bool = False, backend: str | None = None) -> Any:
+        folder = tmp_path_factory.mktemp("mlflow")
+        root = f"s3://{s3.make_bucket()}/artifacts"
+        server = servers.MLflowServer(folder, backend or make_database(), root, s3, proxied=proxied)
+        made.append(server)
+        server.start()
+        return server
+
+    yield make
+    for server in made:
+        server.kill()
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(make_mlflow_server: Callable[..., Any]) -> Any:
+    """The worker's MLflow server on PostgreSQL with artifacts in S3: ``.url``, ``.artifact_root``. Do not stop it."""
+    return make_mlflow_server()
