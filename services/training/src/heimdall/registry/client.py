@@ -1,0 +1,114 @@
+"""The one way from the registry to MLflow: connect fast or say why not, and turn vendor errors into ours."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from heimdall.errors import DataError, HeimdallError, ServiceError
+from heimdall.logs import redact
+from heimdall.settings import Settings
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+# MLflow's own defaults keep a command that met a dead server waiting for four minutes
+PATIENCE = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+MISSING = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}
+REFUSED = {"INVALID_PARAMETER_VALUE", "INVALID_STATE", "BAD_REQUEST"}
+
+
+def connect(settings: Settings) -> MlflowClient:
+    """A client for the tracking server and registry that ``settings`` name; asks nothing of the network yet."""
+    os.environ.update(settings.mlflow_environment())
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
+    if not settings.mlflow_tracking_uri.get_secret_value():
+        settings.home.mkdir(parents=True, exist_ok=True)
+    import mlflow
+
+    # MLflow's SQL store looks at the global URI when a version is made from a logged model
+    mlflow.set_tracking_uri(settings.tracking_uri)
+    return mlflow.MlflowClient(tracking_uri=settings.tracking_uri)
+
+
+@contextmanager
+def asking(settings: Settings, what: str) -> Iterator[None]:
+    """Turn what MLflow, its database or the object store raise inside the block into one sentence.
+
+    ``what`` completes "The registry at … failed to …". Raises :class:`DataError` for what is missing or refused,
+    :class:`ServiceError` for everything else, which may be tried again.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except HeimdallError:
+        raise
+    except (MlflowException, RequestException, SQLAlchemyError, BotoCoreError, ClientError, OSError) as error:
+        code = getattr(error, "error_code", "")
+        reason = redact(str(error).strip().splitlines()[0][:300]) if str(error).strip() else type(error).__name__
+        message = f"The registry at {settings.tracking_place} failed to {what}: {reason}"
+        if code in MISSING or code in REFUSED:
+            raise DataError(message) from error
+        raise ServiceError(
+            message, mend="Once it answers (heimdall doctor), run the same command again: it takes up where it stopped."
+        ) from error
+
+
+def experiment_id(client: MlflowClient, settings: Settings, name: str) -> str:
+    """Id of the experiment ``name``, made where there is none."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        root = settings.artifact_root
+        location = None if root is None else f"{root.rstrip('/')}/{name}"
+        try:
+            return str(client.create_experiment(name, artifact_location=location))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        raise DataError(
+            f"The experiment {name!r} has been deleted.",
+            mend=f"Restore it: mlflow experiments restore -x {found.experiment_id}",
+        )
+    return str(found.experiment_id)
+
+
+def version_or_none(client: MlflowClient, name: str, version: str) -> ModelVersion | None:
+    """The model version, or None where it was deleted or never there."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_model_version(name, version)
+    except MlflowException as error:
+        if error.error_code in MISSING or error.error_code in REFUSED:
+            return None
+        raise
+
+
+def alias_target(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
+    """The model version that ``alias`` names, or None."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        if error.error_code in MISSING or error.error_code in REFUSED:
+            return None
+        raise

@@ -1,0 +1,129 @@
+"""A small task with its data, its trained checkpoints and the places to register it in."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pytest
+
+from heimdall.settings import Settings
+
+DIST_INFO = "Metadata-Version: 2.1\nName: toy-beacon\nVersion: 1.0\n"
+
+
+@pytest.fixture(scope="session")
+def toy_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for sys.path or PYTHONPATH in which the package toy-beacon is installed, entry point and all."""
+    site = tmp_path_factory.mktemp("site")
+    shutil.copy(Path(__file__).with_name("toy_beacon.py"), site)
+    info = site / "toy_beacon-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(DIST_INFO)
+    (info / "entry_points.txt").write_text("[heimdall.tasks]\nbeacon = toy_beacon:BeaconTask\n")
+    return site
+
+
+@pytest.fixture(autouse=True)
+def installed_toy(toy_site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(toy_site))
+
+
+@dataclass
+class Trained:
+    """What a training run leaves behind."""
+
+    task: Any
+    data: Any
+    module: Any
+    checkpoint: Path
+    report: Any
+    folder: Path  # the data set
+
+
+@pytest.fixture(scope="session")
+def beacon(toy_site: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Trained]:
+    """``beacon(skill=1.0)``: a trained toy; with less skill its positions shrink towards the centre."""
+    sys.path.insert(0, str(toy_site))
+    try:
+        import toy_beacon
+    finally:
+        sys.path.remove(str(toy_site))
+    made: dict[float, Trained] = {}
+
+    def make(skill: float = 1.0) -> Trained:
+        if skill not in made:
+            made[skill] = _train(toy_beacon, tmp_path_factory.mktemp("beacon"), skill)
+        return made[skill]
+
+    return make
+
+
+def _train(toy: Any, folder: Path, skill: float) -> Trained:
+    import torch
+    from lightning.pytorch import Trainer
+
+    from heimdall.tasks.base import Report
+
+    task, data = toy.BeaconTask(), toy.BeaconData(str(toy.make_data(folder / "train", seed=1)))
+    module = toy.fit(task.module(toy.BeaconConfig(), data), data)
+    with torch.no_grad():
+        module.layer.weight.mul_(skill)
+    trainer = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(folder / "best.ckpt")
+    figure, axes = plt.subplots(figsize=(4, 3))
+    axes.plot([0, 1], [0, skill])
+    axes.set_title("toy")
+    figure.savefig(folder / "curve.png")
+    plt.close(figure)
+    report = Report(
+        metrics={"test/error_deg": 0.03 / skill},
+        columns=("model", "error"),
+        rows=[("beacon", f"{0.03 / skill:.3f}"), ("null", "0.4")],
+        files=(folder / "curve.png",),
+        notes=("Toy data.",),
+    )
+    return Trained(task, data, module, folder / "best.ckpt", report, toy.make_data(folder / "test", seed=2))
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Settings:
+    """Settings of a laptop: SQLite and a folder."""
+    return Settings(_env_file=None, heimdall_home=tmp_path / "home", mlflow_experiment_name="toy")
+
+
+@pytest.fixture
+def served(mlflow_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings for the MLflow server on PostgreSQL and S3."""
+    for name, value in mlflow_server.s3.environment().items():
+        monkeypatch.setenv(name, value)
+    return Settings(
+        _env_file=None,
+        heimdall_home=tmp_path / "home",
+        mlflow_tracking_uri=mlflow_server.url,
+        mlflow_experiment_name=f"toy-{tmp_path.name}",
+    )
+
+
+@pytest.fixture
+def make_run() -> Callable[[Settings], str]:
+    """``make_run(settings)``: the id of a finished run that a training would have left."""
+
+    def make(settings: Settings) -> str:
+        from heimdall.registry.client import connect, experiment_id
+
+        client = connect(settings)
+        run = client.create_run(
+            experiment_id(client, settings, settings.mlflow_experiment_name), tags={"heimdall.task": "beacon"}
+        )
+        client.log_metric(run.info.run_id, "test/error_deg", 0.03, step=12)
+        client.set_terminated(run.info.run_id)
+        return str(run.info.run_id)
+
+    return make
