@@ -127,3 +127,46 @@ def make_run() -> Callable[[Settings], str]:
         return str(run.info.run_id)
 
     return make
+
+
+GATES = """
+min_samples = 10
+max_latency_ms = 1000.0
+[[metrics]]
+metric = "error/median_deg"
+limit = 0.2
+allowed_regression = 0.05
+[[calibration]]
+metric = "calibration/inside_95"
+at_least = 0.5
+at_most = 1.0
+"""
+
+
+@pytest.fixture
+def gates(tmp_path: Path) -> Path:
+    path = tmp_path / "gates.toml"
+    path.write_text(GATES)
+    return path
+
+
+@pytest.fixture
+def put(beacon: Callable[..., Trained], make_run: Callable[[Settings], str]) -> Callable[..., str]:
+    """``put(settings, skill)``: register a toy of that skill from a run of its own; returns the version."""
+
+    def put_one(settings: Settings, skill: float = 1.0) -> str:
+        from heimdall.registry.register import register
+
+        trained = beacon(skill)
+        result = register(
+            trained.task,
+            trained.data,
+            trained.report,
+            run_id=make_run(settings),
+            checkpoint=trained.checkpoint,
+            settings=settings,
+            module=trained.module,
+        )
+        return result.version
+
+    return put_one

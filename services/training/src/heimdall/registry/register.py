@@ -182,7 +182,7 @@ def _same_weights(trained: Arrays, stored: Arrays) -> None:
         _, relative = export.deviation(array, stored[name])
         if not relative <= export.PARITY_TOLERANCE:
             raise HoldError(
-                f"The checkpoint does not give what the trained network gives: {name!r} is off by {relative:.2g} of its range.",
+                f"The checkpoint is not the trained network: its {name!r} is off by {relative:.2g} of the range.",
                 mend="The module must hold the weights of the checkpoint that is registered with it.",
             )
 
