@@ -25,6 +25,7 @@ from pydantic.fields import FieldInfo
 
 from heimdall.errors import ConfigError
 from heimdall.logs import redact
+from heimdall.settings import Settings
 
 ENVIRONMENT_PREFIX = "HEIMDALL_"
 MANY = (list, tuple, set, frozenset)
@@ -178,6 +179,17 @@ def build(model: type[ModelT], values: Mapping[str, Any], origins: Mapping[str, 
         return model.model_validate(own)
     except ValidationError as error:
         raise ConfigError(_sentence(error, origins or {})) from None
+
+
+def settings() -> Settings:
+    """Where things are, from the environment.
+
+    Raises :class:`~heimdall.errors.ConfigError` naming the variable.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise ConfigError(_sentence(error, {name: name.upper() for name in Settings.model_fields})) from None
 
 
 def read_file(path: Path, declared: Iterable[str]) -> dict[str, Any]:

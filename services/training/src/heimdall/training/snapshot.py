@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import PurePath
 from typing import Any
@@ -100,6 +100,18 @@ def _number_or_text(value: Any, place: str) -> Any:
         f"{place} is a {type(value).__module__}.{type(value).__qualname__}, which no checkpoint can hold: "
         "only tensors, numbers, text, lists and dictionaries load again without running code."
     )
+
+
+def shapes_in(value: Any) -> Iterator[Shape]:
+    """The shapes of all tensors in ``value``, for :meth:`SnapshotMemory.reserve`."""
+    if isinstance(value, Tensor):
+        yield shape_of(value)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from shapes_in(item)
+    elif isinstance(value, MANY):
+        for item in value:
+            yield from shapes_in(item)
 
 
 def shape_of(tensor: Tensor) -> Shape:

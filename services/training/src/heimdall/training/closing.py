@@ -1,0 +1,52 @@
+"""What a run says at its end: the figures, where they are, and the one command that shows them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from heimdall.tasks.base import Task
+from heimdall.training.config import RunConfig
+
+if TYPE_CHECKING:
+    from heimdall.training.pipeline import TrainingResult
+
+MINUTE = 60
+
+
+def print_closing(console: Console, task: Task[Any], config: RunConfig, result: TrainingResult) -> None:
+    """Print the report's table, its notes, and where everything is."""
+    console.print()
+    if result.report.rows:
+        table = Table(title=f"{task.name} on the test data", title_justify="left", title_style="bold")
+        for index, column in enumerate(result.report.columns):
+            table.add_column(column, justify="left" if index == 0 else "right")
+        for row in result.report.rows:
+            table.add_row(*row)
+        console.print(table)
+    for note in result.report.notes:
+        console.print(note, highlight=False)
+    console.print(f"Took {duration(result.seconds)}. Everything is in {_short(result.output_dir)}", highlight=False, soft_wrap=True)
+    if config.logger != "mlflow":
+        return
+    if result.model_version:
+        console.print(f"Registered {task.model_name} version {result.model_version}", highlight=False)
+    if not result.delivered:
+        console.print("Not everything has reached the tracking server yet; deliver it with: heimdall sync", highlight=False)
+    console.print(f"Run {result.run_id}. See it with: [bold]heimdall ui --run {result.run_id}[/bold]", highlight=False, soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """``42 s``, ``3 min 5 s``, ``2 h 10 min``."""
+    minutes, rest = divmod(round(seconds), MINUTE)
+    hours, minutes = divmod(minutes, MINUTE)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _short(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,237 @@
+"""What a checkpoint must hold, beside weights and optimizer, so that a resumed run equals the uninterrupted one.
+
+Three things: where in the order of samples training stood, the states of all random generators, and the running means
+that Lightning keeps within an epoch. All as plain types, so that a checkpoint loads with ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.connectors.logger_connector.result import _Metadata, _ResultMetric, _Sync
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, Sampler, SequentialSampler
+from torchmetrics import Metric
+
+MIX = 0x9E3779B97F4A7C15  # keeps the streams of neighbouring seeds and epochs apart
+
+
+class SeededSampler(Sampler[int]):
+    """Indices in an order that follows from seed and epoch alone.
+
+    With ``world`` processes each takes every ``world``-th index from its ``rank`` on, so that together they see, step
+    by step, what one process with the same global batch sees. The order is padded from its start to a whole number of
+    rounds.
+    """
+
+    def __init__(self, count: int, *, seed: int, shuffle: bool, rank: int = 0, world: int = 1) -> None:
+        self.count, self.seed, self.shuffle, self.rank, self.world = count, seed, shuffle, rank, world
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of ``epoch``."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.count // self.world)
+
+    def __iter__(self) -> Iterator[int]:
+        if self.shuffle:
+            generator = torch.Generator().manual_seed((self.seed + (self.epoch + 1) * MIX) % 2**63)
+            order = torch.randperm(self.count, generator=generator).tolist()
+        else:
+            order = list(range(self.count))
+        order += order[: len(self) * self.world - self.count]
+        return iter(order[self.rank :: self.world])
+
+
+class SkippingBatches(Sampler[list[int]]):
+    """Batches of another sampler without the first ``skip``; those are never loaded."""
+
+    def __init__(self, batches: Any) -> None:
+        self.batches = batches
+        self.skip = 0
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batches = iter(self.batches)
+        for _ in range(self.skip):
+            next(batches, None)
+        return batches
+
+
+class ResumableLoader:
+    """A training loader that starts where training stands, and lets ``before_batch`` look in between batches.
+
+    Between two batches everything about the one before is done: optimizer, schedulers, logging, validation. That is
+    the one moment a checkpoint can be taken of which resuming is exact.
+
+    ``position()`` is (epoch, batches already done in it); it is asked when the first batch is fetched.
+    """
+
+    def __init__(
+        self,
+        loader: Any,
+        *,
+        seed: int,
+        position: Callable[[], tuple[int, int]],
+        before_batch: Callable[[], None],
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self._position, self._before_batch = position, before_batch
+        self._skipping: SkippingBatches | None = None
+        self._loader = loader
+        if type(loader) is DataLoader and not isinstance(loader.dataset, IterableDataset) and loader.batch_sampler:
+            self._skipping = SkippingBatches(_seeded(loader, seed, rank, world))
+            self._loader = _rebuilt(loader, self._skipping)
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        epoch, done = self._position()
+        for part in self._parts():
+            if callable(set_epoch := getattr(part, "set_epoch", None)):
+                set_epoch(epoch)
+        if self._skipping is not None:
+            self._skipping.skip = done
+        batches = iter(self._loader)
+        if self._skipping is None:
+            # a loader of another kind: its first batches are fetched and dropped
+            for _ in range(done):
+                next(batches, None)
+        while True:
+            self._before_batch()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            yield batch
+
+    def _parts(self) -> list[Any]:
+        batches = self._skipping.batches if self._skipping else getattr(self._loader, "batch_sampler", None)
+        dataset = getattr(self._loader, "dataset", None)
+        return [self._loader, dataset, batches, getattr(batches, "sampler", getattr(self._loader, "sampler", None))]
+
+
+class _EveryNth(Sampler[int]):
+    """One process's share of a sampler that we do not know."""
+
+    def __init__(self, sampler: Any, rank: int, world: int) -> None:
+        self.sampler, self.rank, self.world = sampler, rank, world
+
+    def set_epoch(self, epoch: int) -> None:
+        if callable(set_epoch := getattr(self.sampler, "set_epoch", None)):
+            set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return -(-len(self.sampler) // self.world)
+
+    def __iter__(self) -> Iterator[int]:
+        order = list(self.sampler)
+        order += order[: len(self) * self.world - len(order)]
+        return iter(order[self.rank :: self.world])
+
+
+def _seeded(loader: DataLoader[Any], seed: int, rank: int, world: int) -> Any:
+    """The loader's batches, in an order that follows from seed and epoch. Samplers we do not know keep their order."""
+    batches = loader.batch_sampler
+    if type(batches) is not BatchSampler:
+        return batches
+    sampler: Any = batches.sampler
+    shuffled = isinstance(sampler, RandomSampler) and not sampler.replacement
+    if shuffled or isinstance(sampler, SequentialSampler):
+        sampler = SeededSampler(len(sampler), seed=seed, shuffle=shuffled, rank=rank, world=world)
+    elif world > 1:
+        sampler = _EveryNth(sampler, rank, world)
+    return BatchSampler(sampler, batches.batch_size, batches.drop_last)
+
+
+def _rebuilt(loader: DataLoader[Any], batches: SkippingBatches) -> DataLoader[Any]:
+    kept = ("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context")
+    kept += ("generator", "prefetch_factor", "persistent_workers", "in_order")
+    return DataLoader(loader.dataset, batch_sampler=batches, **{name: getattr(loader, name) for name in kept})
+
+
+def random_states() -> dict[str, Any]:
+    """States of the generators of Python, NumPy and torch (CPU and every CUDA device), as plain types."""
+    version, numbers, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002
+    return {
+        "python": [version, torch.tensor(numbers, dtype=torch.int64), gauss],
+        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), int(position), int(has_gauss), float(cached)],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """Put back what :func:`random_states` took."""
+    version, numbers, gauss = states["python"]
+    random.setstate((version, tuple(numbers.tolist()), gauss))
+    name, keys, position, has_gauss, cached = states["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    torch.set_rng_state(states["torch"].cpu())
+    if states["cuda"] and len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
+
+
+def running_means(trainer: Trainer) -> dict[str, Any]:
+    """What Lightning has accumulated of this epoch's training metrics, and the state of the module's own metrics."""
+    results = [_result_state(key, metric) for key, metric in trainer.fit_loop.epoch_loop._results.items()]
+    states = {
+        name: {"state": {k: _copy(v) for k, v in m.metric_state.items()}, "updates": int(m._update_count)}
+        for name, m in trainer.lightning_module.named_modules()
+        if isinstance(m, Metric)
+    }
+    return {"results": results, "metrics": states}
+
+
+def set_running_means(trainer: Trainer, saved: dict[str, Any]) -> None:
+    """Put back what :func:`running_means` took, before the first batch after a resume."""
+    device = trainer.strategy.root_device
+    modules = dict(trainer.lightning_module.named_modules())
+    for name, kept in saved["metrics"].items():
+        module = modules.get(name)
+        if isinstance(module, Metric):
+            for key, value in kept["state"].items():
+                setattr(module, key, [t.to(device) for t in value] if isinstance(value, list) else value.to(device))
+            module._update_count = kept["updates"]
+    for entry in saved["results"]:
+        should, rank_zero_only = entry["sync"]
+        meta = _Metadata(**entry["meta"])
+        meta.sync = _Sync(_should=should, rank_zero_only=rank_zero_only, fn=trainer.strategy.reduce)
+        metric = _ResultMetric(meta, is_tensor=entry["is_tensor"]).to(device)
+        for key, value in entry["state"].items():
+            setattr(metric, key, value.to(device))
+        if not metric.is_tensor:
+            metric.value = modules[meta.metric_attribute]
+        metric._update_count = entry["updates"]
+        trainer.fit_loop.epoch_loop._results[entry["key"]] = metric
+
+
+def _result_state(key: str, metric: _ResultMetric) -> dict[str, Any]:
+    meta = metric.meta
+    plain = {f.name: getattr(meta, f.name) for f in dataclasses.fields(meta) if f.name != "_sync"}
+    plain["reduce_fx"] = meta.reduce_fx.__name__  # Lightning turns the name into the function again
+    kept = ("value", "cumulated_batch_size") if meta.is_mean_reduction else ("value",)
+    return {
+        "key": key,
+        "meta": plain,
+        "sync": [meta.sync.should, meta.sync.rank_zero_only],
+        "is_tensor": metric.is_tensor,
+        "state": {name: _copy(getattr(metric, name)) for name in kept} if metric.is_tensor else {},
+        "updates": int(metric._update_count),
+    }
+
+
+def _copy(value: Any) -> Any:
+    return [part.detach().clone() for part in value] if isinstance(value, list) else value.detach().clone()

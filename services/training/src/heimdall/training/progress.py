@@ -1,0 +1,103 @@
+"""Progress for whoever watches: a live line on a terminal, a line an epoch in a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+REFRESH_SECONDS = 0.2
+LOG_SECONDS = 10.0
+
+
+class ProgressLine(Callback):
+    """Where training stands. On a terminal it redraws in place; elsewhere a line an epoch, at most one in ten seconds."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._shown = 0.0
+        self._printed = float("-inf")
+        self._figures = ""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin, where a resumed run left off."""
+        del pl_module
+        if not self._console.is_terminal or not trainer.is_global_zero:
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}", style="cyan"),
+            TimeRemainingColumn(),
+        )
+        self._bar = Progress(*columns, console=self._console, transient=True, auto_refresh=False)
+        self._bar.start()
+        self._task = self._bar.add_task("", total=None, figures="")
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+        """Redraw, a few times a second."""
+        del pl_module, args, kwargs
+        if self._bar is not None and time.monotonic() - self._shown > REFRESH_SECONDS:
+            self._draw(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the new figures."""
+        del pl_module
+        self._figures = figures(trainer.callback_metrics)
+        if self._bar is not None:
+            self._draw(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A line for the log."""
+        del pl_module
+        last = trainer.current_epoch + 1 == trainer.max_epochs
+        due = last or time.monotonic() - self._printed > LOG_SECONDS
+        if self._bar is None and trainer.is_global_zero and due and trainer.state.fn == "fit":
+            self._printed = time.monotonic()
+            line = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {figures(trainer.callback_metrics)}"
+            self._console.print(line, highlight=False, soft_wrap=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the terminal as it was."""
+        del trainer, pl_module
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the terminal as it was."""
+        del trainer, pl_module, exception
+        self._close()
+
+    def _draw(self, trainer: Trainer) -> None:
+        if self._bar is None or self._task is None:
+            return
+        self._shown = time.monotonic()
+        epoch_batches = trainer.num_training_batches
+        total = None if epoch_batches == float("inf") else int(epoch_batches) * (trainer.max_epochs or 1)
+        self._bar.update(
+            self._task,
+            description=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}",
+            completed=trainer.fit_loop.epoch_loop.batch_progress.total.ready,
+            total=total,
+            figures=self._figures,
+        )
+        self._bar.refresh()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def figures(metrics: Mapping[str, torch.Tensor], limit: int = 4) -> str:
+    """The figures of an epoch in one line: ``train/loss 0.52  val/loss 0.48  val/mae 0.31``."""
+    kept = {n.removesuffix("_epoch"): v for n, v in metrics.items() if not n.endswith("_step") and not n.startswith("lr-")}
+    order = sorted(kept, key=lambda name: (not name.endswith("loss"), name.startswith("val"), name))
+    return "  ".join(f"{name} {float(kept[name]):.4g}" for name in order[:limit])
