@@ -66,6 +66,9 @@ class Settings(BaseSettings):
     heimdall_end_wait_seconds: float = Field(
         30.0, ge=0, description="How long the end of a run waits for delivery, in seconds."
     )
+    heimdall_courier_linger_seconds: float = Field(
+        3600.0, ge=0, description="How long delivery goes on in the background after a run has ended, in seconds."
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -1,0 +1,70 @@
+"""Locks that die with their process: POSIX record locks, which a forked data-loader worker does not inherit."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import struct
+import sys
+import time
+from pathlib import Path
+
+# struct flock: type, whence, start, len, pid on Linux; start, len, pid, type, whence on macOS
+_LAYOUT, _TYPE = ("qqihh", 3) if sys.platform == "darwin" else ("hhqqi", 0)
+_held: set[Path] = set()
+
+
+class ProcessLock:
+    """Exclusive between processes and within one. Released by :meth:`release`, or when the process ends."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self._descriptor: int | None = None
+
+    def acquire(self, timeout_seconds: float = 0.0) -> bool:
+        """Try for at most ``timeout_seconds``; whether the lock is ours now."""
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            if self._try():
+                return True
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.02)
+
+    def _try(self) -> bool:
+        if self.path in _held:
+            return False
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            return False
+        self._descriptor = descriptor
+        _held.add(self.path)
+        return True
+
+    def release(self) -> None:
+        """Give it back; harmless where it is not held."""
+        if self._descriptor is not None:
+            _held.discard(self.path)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a living process holds the lock at ``path``. Asks without taking it, so nobody is disturbed."""
+    path = path.absolute()
+    if path in _held:
+        return True  # closing any descriptor of our own lock would release it
+    with contextlib.suppress(FileNotFoundError):
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            values = {"type": fcntl.F_WRLCK, "whence": os.SEEK_SET}
+            order = (0, 0, 0, values["type"], 0) if _TYPE else (values["type"], values["whence"], 0, 0, 0)
+            answer = fcntl.fcntl(descriptor, fcntl.F_GETLK, struct.pack(_LAYOUT, *order))
+            return bool(struct.unpack(_LAYOUT, answer)[_TYPE] != fcntl.F_UNLCK)
+        finally:
+            os.close(descriptor)
+    return False

@@ -1,0 +1,28 @@
+"""Which journals wait for delivery."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from heimdall.tracking import journal
+from heimdall.tracking.cursor import Cursor, is_delivered
+from heimdall.tracking.locks import is_locked
+
+
+def undelivered(root: Path) -> list[Path]:
+    """Journals below ``root`` that hold something the server has not got, oldest first; open ones included."""
+    return [folder for folder in journal.journals(root) if not is_delivered(folder)]
+
+
+def left_behind(root: Path, place: str) -> list[Path]:
+    """Those among them that nobody writes and nobody delivers, and that belong to the server at ``place``."""
+    return [
+        folder
+        for folder in undelivered(root)
+        if not journal.is_written(folder) and not is_locked(folder / "courier.lock") and place_of(folder) in {"", place}
+    ]
+
+
+def place_of(folder: Path) -> str:
+    """Where a journal is to be delivered, without secrets; empty where nothing says so."""
+    return Cursor.load(folder).place or str(journal.header(folder).get("place", ""))
