@@ -1,14 +1,14 @@
 """Image networks from ``transformers`` that take one channel a receiver, and the weights they start from.
 
-Each takes (B, receivers, 128, 32) and gives (B, width). Input is 128 × 32 where the published networks saw 224 × 224: they
-are built for this size, and what depends on it is adapted when published weights are loaded.
+Each takes (B, receivers, 128, 32) and gives (B, width). Input is 128 × 32 where the published networks saw 224 × 224:
+they are built for this size, and what depends on it is adapted when published weights are loaded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -79,10 +79,10 @@ class ImageBackbone(nn.Module):
         output = self.model(pixel_values=images)
         if self.architecture.family == "vit":
             # The class token has been through the last layer norm; the pooler is not part of the published weights
-            token: Tensor = output.last_hidden_state[:, 0]
-            return token
-        pooled: Tensor = output.pooler_output
-        return pooled.flatten(1)
+            vector: Tensor = output.last_hidden_state[:, 0]
+        else:
+            vector = output.pooler_output.flatten(1)
+        return vector
 
     def load_published(self, source: str) -> None:
         """Start from published weights: hub name or folder; empty means the architecture's own.
@@ -95,7 +95,7 @@ class ImageBackbone(nn.Module):
         missing = [name for name, value in adapted.items() if value is None and "pooler" not in name]
         if missing:
             raise ConfigError(
-                f"The weights {source or self.architecture.published!r} do not fit this backbone: {missing[0]} differs.",
+                f"The weights {source or self.architecture.published!r} do not fit this backbone at {missing[0]}.",
                 mend="Choose weights of the same architecture, or use --no-pretrained.",
             )
         self.model.load_state_dict({name: value for name, value in adapted.items() if value is not None}, strict=False)
@@ -113,20 +113,21 @@ def _build(architecture: Architecture, receivers: int) -> PreTrainedModel:
         ),
         "efficientnet": lambda: transformers.EfficientNetModel(transformers.EfficientNetConfig(**sizes)),
     }
-    return builders[architecture.family]()
+    return cast("PreTrainedModel", builders[architecture.family]())
 
 
 def _published_weights(architecture: Architecture, source: str) -> dict[str, Tensor]:
     import transformers
 
-    model_class = {
+    model_class: Any = {
         "convnext": transformers.ConvNextModel,
         "resnet": transformers.ResNetModel,
         "vit": transformers.ViTModel,
         "efficientnet": transformers.EfficientNetModel,
     }[architecture.family]
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
+    logging: Any = transformers.logging
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
     try:
         # safetensors only: older formats can run code when they are opened
         model = model_class.from_pretrained(source, use_safetensors=True)
@@ -138,7 +139,7 @@ def _published_weights(architecture: Architecture, source: str) -> dict[str, Ten
             mend="Use --no-pretrained to start from random weights, or --pretrained-weights FOLDER.",
         ) from error
     finally:
-        transformers.logging.set_verbosity(level)
+        logging.set_verbosity(level)
     weights: dict[str, Tensor] = model.state_dict()
     return weights
 

@@ -1,8 +1,9 @@
 """Cramér–Rao lower bound for a solver that knows the true shadow maps.
 
-Unknown are the position (2) and the transmit power (1); known are the mean gains g_i(r). With fading of variance σ² the Fisher
-information of (r, Pt) is [[GᵀG, Gᵀ1], [1ᵀG, m]]/σ² for the m receivers that hear the signal, G (m, 2) being the gradients in dB/km
-(distance law: Patwari et al. 2003, here with the gradient of the maps). The Schur complement takes Pt out:
+Unknown are the position (2) and the transmit power (1); known are the mean gains g_i(r). With fading of variance σ² the
+Fisher information of (r, Pt) is [[GᵀG, Gᵀ1], [1ᵀG, m]]/σ² for the m receivers that hear the signal, G (m, 2) being the
+gradients in dB/km (distance law: Patwari et al. 2003, here with the gradient of the maps). The Schur complement takes
+Pt out:
 
     J = Gᵀ(I - 11ᵀ/m)G/σ²        cov ≥ J⁻¹
 

@@ -1,11 +1,12 @@
 """The compact network: learns which bands carry the signal, and where a set of received powers comes from.
 
-Nearly all that is known about the position is in the power of each receiver within the signal's bands. So the stem adds power
-up, in linear units as power adds, under a few learnable windows over the bands; a plain perceptron does the rest.
+Nearly all that is known about the position is in the power of each receiver within the signal's bands. So the stem adds
+power up, in linear units as power adds, under a few learnable windows over the bands; a plain perceptron does the rest.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -46,7 +47,7 @@ class CompactBackbone(nn.Module):
         self.register_buffer("level_std", torch.ones(receivers))
         sizes = [2 * receivers * len(WINDOW_WIDTHS), *[width] * layers]
         self.layers = nn.Sequential()
-        for index, (before, after) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        for index, (before, after) in enumerate(itertools.pairwise(sizes)):
             if index:
                 self.layers.append(nn.Dropout(dropout))
             self.layers.extend([nn.Linear(before, after), nn.GELU()])

@@ -73,9 +73,7 @@ class LocalizationConfig(TaskConfig):
         if self.backbone == Backbone.COMPACT and self.pretrained:
             raise ValueError("COMPACT has no pretrained weights; use --no-pretrained or another backbone")
         if self.validation_share + self.test_share >= 0.9:
-            raise ValueError(
-                "validation_share and test_share together must be below 0.9, or nothing is left to train on"
-            )
+            raise ValueError("validation_share and test_share together must be below 0.9")
         if self.minimum_sigma_km >= self.maximum_sigma_km:
             raise ValueError("minimum_sigma_km must be below maximum_sigma_km")
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -82,8 +83,9 @@ class EpochSampler(Sampler[int]):
         return iter(np.random.default_rng([self.seed, 12, self.epoch]).permutation(self.count).tolist())
 
 
-def _as_is(batch: Batch) -> Batch:
-    return batch
+def _as_is(batch: Any) -> Batch:
+    whole: Batch = batch  # __getitems__ has put it together
+    return whole
 
 
 class LocalizationData(LightningDataModule):

@@ -20,7 +20,8 @@ from heimdall.tasks.localization.recordings import META, Recording, Samples, rea
 from heimdall.tasks.localization.scene import Receiver, Scene
 
 Features = npt.NDArray[np.float32]
-SESSIONS_AT_ONCE = 32
+# What fits a processor's cache is four times as fast there; a GPU likes more
+SESSIONS_AT_ONCE = {"cpu": 4, "cuda": 64}
 LEAST_RECEIVERS = 3
 
 
@@ -86,13 +87,14 @@ class Dataset:
 
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial.npy")
-        shape = (len(self.sessions), len(self.receivers), BANDS, FRAMES)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        size = SESSIONS_AT_ONCE[device.type]
+        shape = (len(self.sessions), len(self.receivers), BANDS, FRAMES)
         try:
             table = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
             with ThreadPoolExecutor(2) as pool:
-                for start in range(0, len(self.sessions), SESSIONS_AT_ONCE):
-                    batch = self.sessions[start : start + SESSIONS_AT_ONCE]
+                for start in range(0, len(self.sessions), size):
+                    batch = self.sessions[start : start + size]
                     samples = torch.from_numpy(np.stack(list(pool.map(_session_samples, batch)))).to(device)
                     full_scale = torch.tensor([_full_scale(session) for session in batch], device=device)
                     table[start : start + len(batch)] = band_powers(samples, full_scale).cpu().numpy()

@@ -4,8 +4,8 @@ B batch, R receivers, T samples, N = 2048 FFT points, K = 128 bands of N/K bins,
 
     (B, R, T) complex IQ → two-sided STFT (Hann, hop 512, no padding) → |X|²/(N Σw²) → sum over a band's bins → dB
 
-The scaling is Parseval's: the bands of a frame add up to its mean power. The reference is 1 mW where the recording states its
-full scale in dBm, so that a value is the power in dBm that fell into one band in one frame.
+The scaling is Parseval's: the bands of a frame add up to its mean power. The reference is 1 mW where the recording
+states its full scale in dBm, so that a value is the power in dBm that fell into one band in one frame.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ def band_powers(samples: Tensor, full_scale_dbm: Tensor) -> Tensor:
     window = torch.hann_window(FFT_POINTS, dtype=torch.float32, device=samples.device)
     frames = samples[..., :SAMPLES].unfold(-1, FFT_POINTS, HOP)  # (B, R, F, N)
     spectrum = torch.fft.fft(frames * window)
-    power = torch.view_as_real(spectrum).square().sum(-1) / (FFT_POINTS * window.square().sum())
-    # Bands from the lowest frequency to the highest: fftshift, before the sum over a band's bins
-    power = torch.fft.fftshift(power, dim=-1).unflatten(-1, (BANDS, FFT_POINTS // BANDS)).sum(-1)
+    bins = torch.view_as_real(spectrum).reshape(*spectrum.shape[:-1], BANDS, 2 * FFT_POINTS // BANDS)
+    power = torch.linalg.vector_norm(bins, dim=-1).square() / (FFT_POINTS * window.square().sum())
+    # From the lowest frequency to the highest; half of all bins are a whole number of bands, so bands can be shifted
+    power = power.roll(BANDS // 2, dims=-1)
     level = 10 * torch.log10(power + QUIETEST) + full_scale_dbm[..., None, None].to(torch.float32)
     return level.transpose(-1, -2).contiguous()

@@ -28,7 +28,7 @@ class Localizer(nn.Module):
         """Estimate; raises :class:`~heimdall.errors.DataError` for another number of receivers."""
         if not torch.compiler.is_compiling() and features.shape[1] != self.network.receivers:
             raise DataError(
-                f"Wrong number of receivers: {features.shape[1]} where the model was trained with {self.network.receivers}.",
+                f"Wrong number of receivers: {features.shape[1]}; the model was trained with {self.network.receivers}.",
                 mend="Use a model trained with these receivers.",
             )
         position, sigma = self.network(features)

@@ -21,7 +21,7 @@ def distance_figures(distance_m: Array) -> dict[str, float]:
 
 
 def standardised_squares(residual: Array, sigma: Array) -> Array:
-    """(count, 2) residuals and standard deviations in one unit → (count,): χ² with two degrees of freedom if calibrated."""
+    """(count, 2) residuals and standard deviations in one unit → (count,), χ² of two degrees of freedom if true."""
     return np.asarray(((residual / sigma) ** 2).sum(axis=1), np.float64)
 
 

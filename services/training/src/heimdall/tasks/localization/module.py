@@ -1,4 +1,4 @@
-"""The network as Lightning trains it: Gaussian negative log-likelihood, augmentation, calibration, figures in metres."""
+"""How the network is trained: Gaussian negative log-likelihood, augmentation, calibration, figures in metres."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from heimdall.tasks.localization.config import LocalizationConfig
@@ -47,7 +48,9 @@ class LocalizationModule(LightningModule):
         """Mean over the batch, in units of the training positions' spread (so that it does not depend on the km)."""
         std = self.network.get_buffer("target_std")
         residual = (position - truth) / sigma
-        return (0.5 * residual.square() + (sigma / std).log() + 0.5 * math.log(2 * math.pi)).sum(1).mean()
+        likelihood = 0.5 * residual.square() + (sigma / std).log() + 0.5 * math.log(2 * math.pi)
+        loss: Tensor = likelihood.sum(1).mean()
+        return loss
 
     def on_train_epoch_start(self) -> None:
         """Draw dropout and augmentation from the seed and the epoch alone, so that a resumed run is the same run."""
@@ -55,12 +58,12 @@ class LocalizationModule(LightningModule):
         if self.frozen:
             self.network.backbone.eval()
 
-    def training_step(self, batch: Batch, _index: int) -> Tensor:
+    def training_step(self, batch: Batch) -> Tensor:
         """Loss on augmented features."""
         features, truth = batch
         position, sigma = self.network.estimate(self._augmented(features))
         loss = self._negative_log_likelihood(position, sigma, truth)
-        self.log("train/loss", loss, on_step=True, on_epoch=False, prog_bar=True)
+        self.log("train/loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True)
         distance = torch.linalg.vector_norm(position.detach() - truth, dim=1).mean() * 1e3
         self.log("train/epoch_loss", loss, on_step=False, on_epoch=True, batch_size=len(truth))
         self.log("train/mae", distance, on_step=False, on_epoch=True, batch_size=len(truth))
@@ -76,18 +79,18 @@ class LocalizationModule(LightningModule):
         shift = shift + fading * torch.randn(count, receivers, device=features.device)
         return features + shift[..., None, None]
 
-    def validation_step(self, batch: Batch, _index: int) -> None:
+    def validation_step(self, batch: Batch) -> None:
         """Collect; the figures need the whole set."""
         self._collected.append((*self.network.estimate(batch[0]), batch[1]))
 
-    def test_step(self, batch: Batch, _index: int) -> None:
+    def test_step(self, batch: Batch) -> None:
         """Collect; the figures need the whole set."""
         self._collected.append((*self(batch[0]), batch[1]))
 
     def on_validation_epoch_end(self) -> None:
         """Fit the scale of the stated uncertainty while training goes on; log figures with it."""
         position, sigma, truth = self._take_collected()
-        if not self.trainer.validating:
+        if self.trainer.state.fn == TrainerFn.FITTING:
             squares = ((position - truth) / sigma).square().sum(1)
             scale = (squares.quantile(0.68) / CHI_SQUARE_68).sqrt().clamp(*SCALE_BOUNDS)
             self.network.get_buffer("sigma_scale").copy_(scale)

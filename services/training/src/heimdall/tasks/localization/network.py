@@ -1,7 +1,7 @@
 """The network: backbone, position head, uncertainty head, and the statistics that it standardises with.
 
-B batch, R receivers, K = 128 bands, F = 32 frames. Statistics of the training set live in buffers, so every checkpoint has
-them; they are the same for all sessions, so absolute power, which carries the position, is kept.
+B batch, R receivers, K = 128 bands, F = 32 frames. Statistics of the training set live in buffers, so every checkpoint
+has them; they are the same for all sessions, so absolute power, which carries the position, is kept.
 """
 
 from __future__ import annotations

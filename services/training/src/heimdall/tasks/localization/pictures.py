@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from matplotlib import rc_context
@@ -14,6 +14,7 @@ from matplotlib.collections import EllipseCollection, LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
+from heimdall.tasks.localization.geometry import Array
 from heimdall.tasks.localization.metrics import CHI_SQUARE_68, coverage
 
 if TYPE_CHECKING:
@@ -54,13 +55,14 @@ STYLE: dict[str, Any] = {
     "figure.facecolor": "white",
     "savefig.dpi": 150,
 }
-ELLIPSES = 40  # more would hide each other
+RECEIVER: dict[str, Any] = {"linewidths": 1.6, "label": "receiver"}
+ELLIPSES = 24  # more would hide each other
 History = Mapping[str, Sequence[tuple[int, int, float]]]
 
 
 @contextmanager
 def _figure(path: Path, width: float, height: float) -> Iterator[Figure]:
-    with rc_context(STYLE):
+    with rc_context(cast("Any", STYLE)):
         # A canvas of its own: no global state of pyplot, so that it works in any thread and any program
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
@@ -105,23 +107,18 @@ def draw_map(test: TestResult, path: Path) -> Path:
                     zorder=2,
                 )
             )
-        axes.scatter(*test.estimate[chosen].T, s=26, color=NETWORK, zorder=4, label="estimate and 68 % ellipse")
-        axes.scatter(*test.truth[chosen].T, s=44, color=TRUTH, marker="x", linewidths=2, zorder=5, label="truth")
-        axes.scatter(
-            *test.receivers.T,
-            s=130,
-            color="white",
-            edgecolors=INK,
-            linewidths=1.6,
-            marker="^",
-            zorder=6,
-            label="receiver",
+        looks: tuple[tuple[Array, dict[str, Any]], ...] = (
+            (test.estimate[chosen], {"s": 30, "color": NETWORK, "zorder": 4, "label": "estimate and 68 % ellipse"}),
+            (test.truth[chosen], {"s": 48, "color": TRUTH, "marker": "x", "zorder": 5, "label": "truth"}),
+            (test.receivers, {"s": 130, "color": "white", "edgecolors": INK, "marker": "^", "zorder": 6} | RECEIVER),
         )
+        for points, look in looks:
+            axes.scatter(points[:, 0], points[:, 1], **look)
         _label_receivers(axes, test)
         axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
         axes.set(xlabel="east of the network's centre (km)", ylabel="north of the network's centre (km)")
         axes.set_title(f"Where the network puts the transmitter: {len(chosen)} of {len(test.truth)} held-out sessions")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=3)
+        figure.legend(loc="outside lower center", ncols=3)
     return path
 
 
@@ -148,7 +145,7 @@ def _label_receivers(axes: Any, test: TestResult) -> None:
 
 def draw_errors(test: TestResult, path: Path) -> Path:
     """Share of sessions with at most a given error, for the network and all it is compared with."""
-    with _figure(path, 9.5, 6) as figure:
+    with _figure(path, 11.5, 5.8) as figure:
         axes = figure.add_subplot()
         for key, distances in test.distances_m.items():
             kilometres = np.sort(distances) / 1e3
@@ -156,7 +153,7 @@ def draw_errors(test: TestResult, path: Path) -> Path:
             width = 3.2 if key == "test" else 2
             dashes = "--" if key in ("map_solver", "bound") else "-"
             median = float(np.median(kilometres))
-            label = f"{LABELS[key]}: {median:.1f} km"
+            label = f"{median:.1f} km   {LABELS[key]}"
             axes.plot(kilometres, share, color=COLOURS[key], linewidth=width, linestyle=dashes, label=label, zorder=3)
             axes.plot([median], [0.5], "o", color=COLOURS[key], markersize=7, markeredgecolor="white", zorder=4)
         axes.axhline(0.5, color=SOFT, linewidth=0.8, linestyle=":")
@@ -168,7 +165,7 @@ def draw_errors(test: TestResult, path: Path) -> Path:
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         axes.set(xlabel="distance from the true position (km)", ylabel="share of sessions within it")
         axes.set_title("How far off: network, rivals and limits")
-        axes.legend(loc="upper left", title="median error", alignment="left")
+        figure.legend(loc="outside right center", title="median error", alignment="left", labelspacing=0.9)
     return path
 
 
@@ -184,14 +181,18 @@ def draw_calibration(test: TestResult, path: Path) -> Path:
         left.plot(shares, found, color=NETWORK, label="network", zorder=3)
         for share in (0.68, 0.95):
             inside = coverage(test.squares, share)
-            left.plot([share], [inside], "o", color=NETWORK, markersize=8, markeredgecolor="white", zorder=4)
-            left.annotate(
-                f"{share:.0%} ellipse holds {inside:.0%}", (share, inside), xytext=(-10, -20), textcoords="offset points",
-                ha="right", fontsize=10, arrowprops={"arrowstyle": "-", "color": SOFT},
-            )  # fmt: skip
+            left.plot([share], [inside], "o", color=NETWORK, markersize=9, markeredgecolor="white", zorder=4)
         left.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="share the ellipse is stated to hold")
         left.set(ylabel="share of true positions inside")
         left.set_title("Is the stated uncertainty true?")
+        left.text(
+            0.97,
+            0.05,
+            "\n".join(f"the {share:.0%} ellipse holds {coverage(test.squares, share):.0%}" for share in (0.68, 0.95)),
+            ha="right",
+            fontweight="bold",
+            linespacing=1.6,
+        )
         left.legend(loc="upper left")
         stated = np.sqrt((test.sigma**2).sum(axis=1))
         actual = test.distances_m["test"] / 1e3

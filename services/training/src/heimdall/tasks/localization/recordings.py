@@ -1,7 +1,7 @@
 """SigMF recordings: what a session looks like on disk, written and read with the ``sigmf`` package.
 
-A session is one file of ``core:num_channels`` channels, or one single-channel file a receiver. Beside the core fields the
-extension ``heimdall`` (version 1.0.0, optional) keeps:
+A session is one file of ``core:num_channels`` channels, or one single-channel file a receiver. Beside the core fields
+the extension ``heimdall`` (version 1.0.0, optional) keeps:
 
 | field (global) | meaning |
 |---|---|

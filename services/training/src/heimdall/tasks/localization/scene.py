@@ -1,6 +1,6 @@
 """The scene: receivers, band, propagation and terrain. Drawn from one seed, kept in one JSON file.
 
-The terrain's shadowing S_i(r) is a Gaussian random field per receiver with correlation exp(-Δ/d_corr) (Gudmundson 1991).
+The terrain's shadowing S_i(r) is a Gaussian random field per receiver, correlation exp(-Δ/d_corr) (Gudmundson 1991).
 It is made from the seed by circulant embedding and rounded to 0.01 dB, so that a scene file of a few lines gives the
 same maps again bit for bit; the file carries their checksum.
 """

@@ -1,8 +1,8 @@
 """Simulated recordings: what stands in for field recordings, and says so.
 
-A narrow-band FM voice signal is sent from a random place and received by every receiver of the scene through the distance
-law, the terrain's shadow maps, residual fading and Rician multipath, in thermal noise. Each session has a random stream of
-its own, drawn from (scene seed, 2, session), so a data set is the same bit for bit however many threads write it.
+A narrow-band FM voice signal is sent from a random place and received by every receiver of the scene through the
+distance law, the terrain's shadow maps, residual fading and Rician multipath, in thermal noise. Each session has a
+random stream of its own, drawn from (scene seed, 2, session), so a data set is the same however many threads write it.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _fm_voice(rate_hz: float, count: int, random: np.random.Generator) -> Sample
     voice /= np.abs(voice).max()
     deviation = random.uniform(2500.0, 5000.0)
     phase = 2 * np.pi * deviation / rate_hz * np.cumsum(voice)
-    return np.exp(1j * phase).astype(np.complex64)
+    return np.asarray(np.exp(1j * phase), np.complex64)
 
 
 def _channel(scene: Scene, count: int, random: np.random.Generator) -> Samples:
@@ -102,7 +102,7 @@ def _channel(scene: Scene, count: int, random: np.random.Generator) -> Samples:
     coarse = fading * np.exp(2j * np.pi * offset_hz * time)
     fine = np.exp(2j * np.pi * offset_hz * np.arange(BLOCK) / scene.sample_rate_hz)
     whole = coarse.astype(np.complex64)[:, :, None] * fine.astype(np.complex64)[:, None, :]
-    return whole.reshape(receivers, -1)[:, :count]
+    return np.asarray(whole.reshape(receivers, -1)[:, :count], np.complex64)
 
 
 def simulate(

@@ -1,8 +1,8 @@
 """The classical solver: maximum likelihood over a grid on received powers, transmit power profiled out.
 
-With received powers p_i in dBm, mean gains g_i(r) and independent Gaussian fading of one variance, the transmit power that
-fits best at r is the mean of p_i - g_i(r); what is left is the sum of squares about that mean, and its least over the grid is
-the estimate. Given the distance law alone it is the classical solver; given the true shadow maps it is a limit.
+With received powers p_i in dBm, mean gains g_i(r) and independent Gaussian fading of one variance, the transmit power
+that fits best at r is the mean of p_i - g_i(r); what is left is the sum of squares about that mean, and its least over
+the grid is the estimate. Given the distance law alone it is the classical solver; given the true shadow maps, a limit.
 """
 
 from __future__ import annotations
