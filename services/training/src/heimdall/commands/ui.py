@@ -21,8 +21,12 @@ START_SECONDS = 120.0
 
 
 @click.command(name="ui")
-@click.option("--run", default="", metavar="RUN", help="Show this run: its id, or its key where it was started offline.")
-@click.option("--port", default=5000, show_default=True, type=click.IntRange(0, 65535), help="Port; 0 takes a free one.")
+@click.option(
+    "--run", default="", metavar="RUN", help="Show this run: its id, or its key where it was started offline."
+)
+@click.option(
+    "--port", default=5000, show_default=True, type=click.IntRange(0, 65535), help="Port; 0 takes a free one."
+)
 @click.option("--open/--no-open", "open_browser", default=True, help="Open the page in a browser, if there is one.")
 def command(run: str, port: int, open_browser: bool) -> int:
     """Open the MLflow UI on the runs.
@@ -76,7 +80,7 @@ def server_environment(settings: Settings) -> dict[str, str]:
 def _run_id(settings: Settings, run: str) -> str:
     from heimdall.errors import UsageError
     from heimdall.tracking.cursor import Cursor
-    from heimdall.tracking.tracker import journal_of
+    from heimdall.tracking.sweep import journal_of
 
     folder = journal_of(settings.journal_dir, run)
     found = Cursor.load(folder).run_id if folder else run
@@ -97,7 +101,9 @@ def _wait_for(server: subprocess.Popen[bytes], port: int) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if server.poll() is not None:
-            raise ServiceError("The MLflow UI could not start; its message is above.", mend="Is the port taken? Try --port 0.")
+            raise ServiceError(
+                "The MLflow UI could not start; its message is above.", mend="Is the port taken? Try --port 0."
+            )
         with socket.socket() as probe:
             if probe.connect_ex((HOST, port)) == 0:
                 return

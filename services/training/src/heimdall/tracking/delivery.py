@@ -134,8 +134,7 @@ class Delivery:
                 path = parts[portion.segment - 1]
                 self._reader = read_records(path, portion.position, ended=ended or not is_last)
             for item in self._reader:
-                portion.add(item, self.folder)
-                if portion.full:
+                if portion.add(item, self.folder):
                     return portion
             self._reader = None
             if not is_last:

@@ -18,28 +18,23 @@ import errno
 import getpass
 import os
 import secrets
-import shutil
 import socket
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from heimdall.errors import OutputError, UsageError
-from heimdall.tracking import records
+from heimdall.tracking import records, staging
 from heimdall.tracking.locks import ProcessLock, is_locked
-
-COPY_BELOW_BYTES = 1 << 20
-"""Smaller files are copied: a link would change with a file that is rewritten in place, and a copy costs little."""
 
 MEMORY_LIMIT_BYTES = 64 << 20
 """What is kept in memory while the journal's file system is full."""
 
 RETRY_SECONDS = 1.0
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 
 
 def new_run_key() -> str:
@@ -217,17 +212,7 @@ class JournalWriter:
         Large files are linked, so that one that is rotated away is still there; they must not be changed in place.
         Raises OSError where the file cannot be read or there is no space for a copy.
         """
-        source = path.resolve(strict=True)
-        place = self.folder / "staged" / secrets.token_hex(4)
-        place.mkdir()
-        target = place / Path(destination).name
-        try:
-            _link_or_copy(source, target)
-        except OSError:
-            shutil.rmtree(place, ignore_errors=True)
-            raise
-        facts = target.stat()
-        self.append("a", f"{place.name}/{target.name}", destination, facts.st_size, facts.st_mtime_ns)
+        self.append("a", *staging.stage(self.folder, path, destination))
 
     def close(self) -> None:
         """Force everything to the disk and let go of the journal."""
@@ -243,30 +228,6 @@ class JournalWriter:
             os.close(self._descriptor)
             self._descriptor = -1
             self._lock.release()
-
-
-def files_below(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Every file below ``folder`` with its path from there, sorted."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            yield path, path.relative_to(folder).as_posix()
-
-
-def is_no_space(error: OSError) -> bool:
-    """Whether the file system refuses to take more."""
-    return error.errno in _NO_SPACE
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    if source.stat().st_size >= COPY_BELOW_BYTES:
-        try:
-            os.link(source, target)
-        except OSError as error:
-            if error.errno not in {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP}:
-                raise
-        else:
-            return
-    shutil.copyfile(source, target)
 
 
 def _fsync_folder(folder: Path) -> None:

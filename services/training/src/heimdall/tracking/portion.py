@@ -45,12 +45,12 @@ class Portion:
     last_ms: int = 0
     _text_bytes: int = 0
 
-    def add(self, item: Record | Damage, folder: Path) -> None:
-        """Take one more record; :attr:`full` says when no more should come."""
+    def add(self, item: Record | Damage, folder: Path) -> bool:
+        """Take one more record; whether no more should come."""
         if isinstance(item, Damage):
             self.damaged.append(str(item))
             self.batches[-1].tags["heimdall.journal_damage"] = "; ".join(self.damaged)[-4000:]
-            return
+            return self.full
         self.records += 1
         self.last_ms = max(self.last_ms, item.timestamp_ms)
         adders: dict[str, Callable[[Record, Path], None]] = {
@@ -62,6 +62,7 @@ class Portion:
             "e": self._end,
         }
         adders.get(item.kind, self._force)(item, folder)  # kinds of a later version are skipped, not feared
+        return self.full
 
     def next_segment(self) -> None:
         """Go on with the next session of the run."""

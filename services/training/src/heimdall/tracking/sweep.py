@@ -26,3 +26,11 @@ def left_behind(root: Path, place: str) -> list[Path]:
 def place_of(folder: Path) -> str:
     """Where a journal is to be delivered, without secrets; empty where nothing says so."""
     return Cursor.load(folder).place or str(journal.header(folder).get("place", ""))
+
+
+def journal_of(root: Path, run: str) -> Path | None:
+    """The journal below ``root`` of the run with this MLflow id or key, or None."""
+    for folder in journal.journals(root):
+        if run in {folder.name, Cursor.load(folder).run_id}:
+            return folder
+    return None

@@ -13,32 +13,26 @@ What survives a crash of whom:
 from __future__ import annotations
 
 import atexit
-import json
 import os
-import threading
 import time
 import weakref
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
-
 from heimdall import logs
 from heimdall.errors import OutputError, UndeliveredError, UsageError
 from heimdall.settings import Settings
-from heimdall.tracking import journal
+from heimdall.tracking import journal, staging
 from heimdall.tracking.courier import start_courier
 from heimdall.tracking.cursor import Cursor, is_delivered
-from heimdall.tracking.locks import is_locked
 from heimdall.tracking.queries import Gate, RunQueries
-from heimdall.tracking.sweep import left_behind
+from heimdall.tracking.sweep import journal_of, left_behind
+from heimdall.tracking.texts import Texts, numbers_only
+from heimdall.tracking.watch import CourierWatch
 
 EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
-WATCH_SECONDS = 5.0
 POLL_SECONDS = 0.02
 COMPLAINT_SECONDS = 10.0
 
@@ -68,8 +62,8 @@ class MLflowTracker(RunQueries):
         self._key = self._id = ""
         self._numbers = 0
         self._complained_at = -COMPLAINT_SECONDS
-        self._stop_watching = threading.Event()
-        self._secrets = _secret_texts(settings)
+        self._watch: CourierWatch | None = None
+        self._texts = Texts(settings)
         forget = weakref.WeakMethod(self._forget)
         os.register_at_fork(after_in_child=lambda: (method := forget()) and method())
 
@@ -118,20 +112,19 @@ class MLflowTracker(RunQueries):
             "run_name": run_name or self._key,
             "experiment": self.settings.mlflow_experiment_name,
             "place": self.settings.tracking_place,
-            "tags": self._texts(tags or {}),
+            "tags": self._texts.of(tags or {}),
             "run_id": resume if is_foreign_id else "",
         }
         self._id = resume or "" if is_foreign_id else ""
         self._journal = journal.JournalWriter(self._folder, start, on_problem=self._journal_failed)
         atexit.register(self._at_exit)
-        start_courier(self._folder, self.settings)
+        self._watch = CourierWatch(self._folder, self.settings, self._journal)
+        self._watch.start()
         self.deliver_left_behind()
-        self._stop_watching = threading.Event()
-        threading.Thread(target=self._watch, args=(self._stop_watching,), name="tracker", daemon=True).start()
         deadline = time.monotonic() + self.settings.heimdall_start_wait_seconds
         while not Cursor.load(self._folder).run_id and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
-        if self.run_id == self._key:
+        if self.run_id == self._key and self.settings.heimdall_start_wait_seconds > 0:
             place = self.settings.tracking_place
             log.warning("No tracking server answers yet; the run is kept here and delivered later.", server=place)
         return self.run_id
@@ -145,18 +138,15 @@ class MLflowTracker(RunQueries):
             return
         self._close(status, "")
         deadline = time.monotonic() + self.settings.heimdall_end_wait_seconds
-        looked_at = time.monotonic()
         while not is_delivered(self._folder) and time.monotonic() < deadline:
-            if time.monotonic() > looked_at + WATCH_SECONDS:
-                self._revive_courier()
-                looked_at = time.monotonic()
             time.sleep(POLL_SECONDS)
+        self._stop_watching()
         if not is_delivered(self._folder):
             self._tell_what_is_left()
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Keep parameters; lists and dicts become JSON. A value logged before stays, the change becomes a tag."""
-        self._append("p", self._texts(params))
+        self._append("p", self._texts.of(params))
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Keep the values of one step (default 0), with the time of this call. NaN and infinities are kept."""
@@ -165,12 +155,12 @@ class MLflowTracker(RunQueries):
         try:
             values = {name: float(value) for name, value in metrics.items()}
         except (TypeError, ValueError, OverflowError):
-            values = self._numbers_only(metrics)
+            values = numbers_only(metrics)
         self._journal.append("m", values, step=0 if step is None else int(step))
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags; the last value wins."""
-        self._append("t", self._texts(tags))
+        self._append("t", self._texts.of(tags))
 
     def log_artifact(self, path: str | Path, artifact_path: str | None = None) -> None:
         """Keep a file as it is now and upload it in the background, into the folder ``artifact_path`` of the run.
@@ -186,7 +176,7 @@ class MLflowTracker(RunQueries):
         root = Path(folder)
         if not root.is_dir():
             raise OutputError(f"The folder {root} does not exist.", mend="Log it before it is removed.")
-        for file, inner in journal.files_below(root):
+        for file, inner in staging.files_below(root):
             self._stage(file, str(PurePosixPath(artifact_path or "") / inner))
 
     def flush(self, timeout_seconds: float) -> bool:
@@ -194,8 +184,8 @@ class MLflowTracker(RunQueries):
         self._append("f")
         if self._folder is None:
             return True
-        if not is_locked(self._folder / "courier.lock"):
-            self._revive_courier()
+        if self._watch is not None:
+            self._watch.look()
         deadline = time.monotonic() + timeout_seconds
         while self.undelivered:
             if time.monotonic() >= deadline:
@@ -232,27 +222,10 @@ class MLflowTracker(RunQueries):
         try:
             self._journal.stage(file, destination)
         except OSError as error:
-            if not journal.is_no_space(error):
+            if not staging.is_no_space(error):
                 raise OutputError(f"The artifact {file} cannot be read: {error.strerror}.") from error
             self._journal.lost += 1
             self._journal_failed(error)
-
-    def _texts(self, values: Mapping[str, Any]) -> dict[str, str]:
-        return {str(name): self._without_secrets(as_text(value)) for name, value in values.items()}
-
-    def _without_secrets(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, logs.HIDDEN)
-        return logs.redact(text)
-
-    def _numbers_only(self, metrics: Mapping[str, Any]) -> dict[str, float]:
-        kept: dict[str, float] = {}
-        for name, value in metrics.items():
-            try:
-                kept[name] = float(value)
-            except (TypeError, ValueError, OverflowError):  # said in words, a traceback would drown it
-                log.warning("A metric is no number and was left out.", metric=name, type=type(value).__name__)
-        return kept
 
     def _journal_failed(self, error: OSError) -> None:
         kept, lost = (self._journal.unwritten, self._journal.lost) if self._journal else (0, 0)
@@ -264,26 +237,11 @@ class MLflowTracker(RunQueries):
             self._complained_at = time.monotonic()
             log.error(f"{sentence} {mend}")
 
-    def _watch(self, stop: threading.Event) -> None:
-        while not stop.wait(WATCH_SECONDS):
-            if self._journal is not None:
-                self._journal.retry()
-            self._revive_courier()
-
-    def _revive_courier(self) -> None:
-        folder = self._folder
-        if folder is not None and not is_locked(folder / "courier.lock"):
-            try:
-                start_courier(folder, self.settings)
-            except OSError as error:
-                log.warning("The courier cannot be started; it is tried again.", reason=error.strerror)
-
     def _close(self, status: str, reason: str) -> None:
         writer = self._journal
         if writer is None:
             return
         atexit.unregister(self._at_exit)
-        self._stop_watching.set()
         try:
             writer.append("e", status, reason)
         finally:
@@ -303,10 +261,15 @@ class MLflowTracker(RunQueries):
         log.warning(f"{sentence} Delivery goes on in the background; see `heimdall status`.")
 
     def _forget(self) -> None:
-        self._journal = None
-        self._stop_watching = threading.Event()
+        self._journal = self._watch = None
+
+    def _stop_watching(self) -> None:
+        if self._watch is not None:
+            self._watch.stop()
+            self._watch = None
 
     def _at_exit(self) -> None:
+        self._stop_watching()
         self._close("FAILED", "The training process ended without calling end_run.")
 
 
@@ -345,33 +308,3 @@ class NullTracker:
         """See :class:`MLflowTracker`."""
         del timeout_seconds
         return True
-
-
-def journal_of(root: Path, run: str) -> Path | None:
-    """The journal below ``root`` of the run with this MLflow id or key, or None."""
-    for folder in journal.journals(root):
-        if run in {folder.name, Cursor.load(folder).run_id}:
-            return folder
-    return None
-
-
-def as_text(value: Any) -> str:
-    """A param's value as MLflow keeps it: text as it is, lists and dicts as JSON, the rest as ``str`` says."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Mapping):
-        return json.dumps(dict(value), default=str, ensure_ascii=False)
-    if isinstance(value, list | tuple):
-        return json.dumps(value, default=str, ensure_ascii=False)
-    return str(value)
-
-
-def _secret_texts(settings: Settings) -> list[str]:
-    texts = [
-        settings.mlflow_tracking_password.get_secret_value(),
-        settings.mlflow_s3_access_key_id.get_secret_value(),
-        settings.mlflow_s3_secret_access_key.get_secret_value(),
-    ]
-    with suppress(ArgumentError):
-        texts.append(str(make_url(settings.tracking_uri).password or ""))
-    return [text for text in texts if len(text) >= 6]
