@@ -43,6 +43,7 @@ class Lazy(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the module of one command."""
+        del ctx
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = import_module(f"heimdall.commands.{cmd_name}").command
@@ -89,7 +90,7 @@ def _run(arguments: list[str], *, debug: bool) -> int:
         # whoever read our output has gone, as `heimdall … | head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OUTPUT
-    except Exception as error:  # the last wall: a person gets a sentence, --debug gets the traceback
+    except Exception as error:  # noqa: BLE001 - the last wall: people get a sentence, --debug the traceback
         if isinstance(error, OSError) and error.errno is not None:
             return _report(error, _output_sentence(error), EXIT_OUTPUT, debug=debug)
         name = type(error).__name__

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 SUMMARY = "Train, track and register a model."
 
@@ -28,7 +31,9 @@ class Tasks(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the tasks without importing them."""
         with formatter.section("Tasks"):
-            formatter.write_dl([(name, f"heimdall train {name} --help shows its options") for name in self.list_commands(ctx)])
+            formatter.write_dl(
+                [(name, f"heimdall train {name} --help shows its options") for name in self.list_commands(ctx)]
+            )
 
 
 def train_command(name: str) -> click.Command:
@@ -38,7 +43,10 @@ def train_command(name: str) -> click.Command:
     from heimdall.training.config import RunConfig
 
     task = find_task(name)
-    sections = {f"Options of {task.name}": task.config_model, "Options of every run": RunConfig}
+    sections: dict[str, type[BaseModel]] = {
+        f"Options of {task.name}": task.config_model,
+        "Options of every run": RunConfig,
+    }
 
     def run(flags: dict[str, Any], config_file: Path | None) -> int:
         from heimdall.training.start import train

@@ -121,8 +121,10 @@ class Checkpoints(Checkpoint):
         metric = trainer.callback_metrics.get(self.monitor.metric)
         if metric is None:
             known = ", ".join(sorted(trainer.callback_metrics)) or "none"
-            raise ConfigError(f"The metric {self.monitor.metric!r} decides which checkpoint is best, but was not logged.",
-                              mend=f"Set --checkpoint-monitor to one of: {known}.")
+            raise ConfigError(
+                f"The metric {self.monitor.metric!r} decides which checkpoint is best, but was not logged.",
+                mend=f"Set --checkpoint-monitor to one of: {known}.",
+            )
         name = f"epoch{trainer.current_epoch:03d}-step{trainer.global_step:08d}.ckpt"
         if self.enabled and not math.isnan(score := float(metric)):
             self._candidate = (score, name)

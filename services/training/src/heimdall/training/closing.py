@@ -29,14 +29,24 @@ def print_closing(console: Console, task: Task[Any], config: RunConfig, result: 
         console.print(table)
     for note in result.report.notes:
         console.print(note, highlight=False)
-    console.print(f"Took {duration(result.seconds)}. Everything is in {_short(result.output_dir)}", highlight=False, soft_wrap=True)
+    console.print(
+        f"Took {duration(result.seconds)}. Everything is in {_short(result.output_dir)}",
+        highlight=False,
+        soft_wrap=True,
+    )
     if config.logger != "mlflow":
         return
     if result.model_version:
         console.print(f"Registered {task.model_name} version {result.model_version}", highlight=False)
     if not result.delivered:
-        console.print("Not everything has reached the tracking server yet; deliver it with: heimdall sync", highlight=False)
-    console.print(f"Run {result.run_id}. See it with: [bold]heimdall ui --run {result.run_id}[/bold]", highlight=False, soft_wrap=True)
+        console.print(
+            "Not everything has reached the tracking server yet; deliver it with: heimdall sync", highlight=False
+        )
+    console.print(
+        f"Run {result.run_id}. See it with: [bold]heimdall ui --run {result.run_id}[/bold]",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def duration(seconds: float) -> str:

@@ -78,5 +78,11 @@ def as_click(option: Option) -> click.Option:
     names = [option.flag, *option.aliases]
     if option.is_switch:
         declaration = f"{option.flag}/{option.off_flag}" if option.off_flag else option.flag
-        return click.Option([option.name, declaration, *option.aliases], is_flag=True, default=None, help=help_text, hidden=option.hidden)
+        return click.Option(
+            [option.name, declaration, *option.aliases],
+            is_flag=True,
+            default=None,
+            help=help_text,
+            hidden=option.hidden,
+        )
     return click.Option([option.name, *names], type=str, metavar=option.kind, help=help_text, hidden=option.hidden)

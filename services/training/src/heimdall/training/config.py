@@ -49,7 +49,9 @@ class RunConfig(BaseModel):
         "auto", description="What to train on; auto takes a GPU where there is one."
     )
     devices: str = Field(
-        "1", pattern=r"^(auto|-?\d+(,\d+)*)$", description="Devices a node: a count, a list of indices, or auto for all."
+        "1",
+        pattern=r"^(auto|-?\d+(,\d+)*)$",
+        description="Devices a node: a count, a list of indices, or auto for all.",
     )
     num_nodes: int = Field(1, ge=1, description="Machines that train together.")
     strategy: str = Field("auto", min_length=1, description="Lightning strategy: auto, ddp, fsdp, ….")
@@ -60,7 +62,9 @@ class RunConfig(BaseModel):
     )
 
     accumulate_grad_batches: int = Field(1, ge=1, description="Batches a step of the optimizer.")
-    gradient_clip: float = Field(0.0, ge=0, allow_inf_nan=False, description="Largest norm of the gradient; 0: no limit.")
+    gradient_clip: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="Largest norm of the gradient; 0: no limit."
+    )
     early_stop_patience: int = Field(
         20, ge=0, description="Epochs without a better monitored metric after which training ends; 0: never."
     )
@@ -72,12 +76,21 @@ class RunConfig(BaseModel):
         json_schema_extra={"off_flag": "disable_checkpointing"},
     )
     save_top_k: int = Field(
-        3, ge=1, description="How many of the best checkpoints to keep.", json_schema_extra={"aliases": ["checkpoint_save_top_k"]}
+        3,
+        ge=1,
+        description="How many of the best checkpoints to keep.",
+        json_schema_extra={"aliases": ["checkpoint_save_top_k"]},
     )
-    checkpoint_monitor: str = Field("", description="Metric that decides which checkpoint is best; by default the task's.")
-    checkpoint_mode: Literal["", "min", "max"] = Field("", description="Whether less or more of it is better; by default the task's.")
+    checkpoint_monitor: str = Field(
+        "", description="Metric that decides which checkpoint is best; by default the task's."
+    )
+    checkpoint_mode: Literal["", "min", "max"] = Field(
+        "", description="Whether less or more of it is better; by default the task's."
+    )
     checkpoint_every_n_epochs: int = Field(1, ge=1, description="Epochs between two saves of last.ckpt.")
-    checkpoint_every_n_steps: int = Field(0, ge=0, description="Further saves of last.ckpt after so many steps; 0: none.")
+    checkpoint_every_n_steps: int = Field(
+        0, ge=0, description="Further saves of last.ckpt after so many steps; 0: none."
+    )
     checkpoint_every_minutes: float = Field(
         10.0, ge=0, allow_inf_nan=False, description="Further saves of last.ckpt in long epochs, in minutes; 0: none."
     )

@@ -61,7 +61,7 @@ class SkippingBatches(Sampler[list[int]]):
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[int]]:
-        batches = iter(self.batches)
+        batches: Iterator[list[int]] = iter(self.batches)
         for _ in range(self.skip):
             next(batches, None)
         return batches
@@ -156,8 +156,8 @@ def _seeded(loader: DataLoader[Any], seed: int, rank: int, world: int) -> Any:
 
 
 def _rebuilt(loader: DataLoader[Any], batches: SkippingBatches) -> DataLoader[Any]:
-    kept = ("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context")
-    kept += ("generator", "prefetch_factor", "persistent_workers", "in_order")
+    kept = ["num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context"]
+    kept += ["generator", "prefetch_factor", "persistent_workers", "in_order"]
     return DataLoader(loader.dataset, batch_sampler=batches, **{name: getattr(loader, name) for name in kept})
 
 
@@ -167,7 +167,13 @@ def random_states() -> dict[str, Any]:
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002
     return {
         "python": [version, torch.tensor(numbers, dtype=torch.int64), gauss],
-        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), int(position), int(has_gauss), float(cached)],
+        "numpy": [
+            name,
+            torch.from_numpy(np.asarray(keys).astype(np.int64)),
+            int(position),
+            int(has_gauss),
+            float(cached),
+        ],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }

@@ -8,10 +8,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
-from lightning.pytorch.plugins.environments import LightningEnvironment
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_only
 from rich.console import Console
 
 from heimdall.errors import ConfigError
@@ -171,7 +171,9 @@ class Fitting:
                 return [CsvLogger(self.folder.logs)]
             case "tensorboard":
                 write_hparams(self.folder.logs, self._hparams())
-                return [TensorBoardLogger(self.folder.logs, self.history.next_step if self.folder.record.resumed else None)]
+                return [
+                    TensorBoardLogger(self.folder.logs, self.history.next_step if self.folder.record.resumed else None)
+                ]
             case _:
                 return []
 
@@ -196,7 +198,7 @@ class Fitting:
                 world=trainer.world_size,
             )
 
-        data.train_dataloader = train_dataloader
+        data.train_dataloader = train_dataloader  # type: ignore[method-assign]
         try:
             yield
         finally:

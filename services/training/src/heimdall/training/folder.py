@@ -101,7 +101,9 @@ def working_in(path: Path, *, shared: bool = False) -> Iterator[None]:
         if not shared:
             lock.acquire()
     except Timeout:
-        raise ConfigError(f"Another run is working in {path}.", mend="Wait for it, or choose another --output-dir.") from None
+        raise ConfigError(
+            f"Another run is working in {path}.", mend="Wait for it, or choose another --output-dir."
+        ) from None
     except OSError as error:
         raise ConfigError(
             f"The output folder {path} is not writable: {error.strerror}.", mend="Choose another --output-dir."

@@ -1,4 +1,4 @@
-"""Lightning's loggers: thin adapters to our tracker, to a CSV file, to TensorBoard; and the history a report is drawn from.
+"""Lightning's loggers: thin adapters to our tracker, a CSV file, TensorBoard; and the history that a report draws.
 
 Whatever keeps the metrics, a metric has one point a step. A resumed run computes again what came after its checkpoint;
 those points are there already and are not written a second time.
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 import yaml
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_only
 
 from heimdall.training.csv_file import CsvFile
 
@@ -34,7 +34,7 @@ class OncePerStep:
         return new
 
 
-class MetricLogger(Logger):  # type: ignore[misc]
+class MetricLogger(Logger):
     """A Lightning logger that needs to know only how to write the points of one step."""
 
     def __init__(self, last: Mapping[str, int] | None = None) -> None:
@@ -51,14 +51,14 @@ class MetricLogger(Logger):  # type: ignore[misc]
         """Lightning wants a version."""
         return None
 
-    @rank_zero_only  # type: ignore[untyped-decorator]
+    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Write the points that are new."""
         step = self._once.last.get("epoch", 0) if step is None else step
         if new := self._once.fresh(metrics, step):
             self.write(new, step)
 
-    @rank_zero_only  # type: ignore[untyped-decorator]
+    @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """The pipeline logs the configuration, once, where it belongs."""
 
@@ -155,7 +155,7 @@ class TensorBoardLogger(MetricLogger):
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(self.folder), purge_step=self._next_step)  # type: ignore[no-untyped-call]
+            self._writer = SummaryWriter(str(self.folder), purge_step=self._next_step)
         for key, value in metrics.items():
             self._writer.add_scalar(key, value, step)
 
@@ -181,4 +181,6 @@ def next_version(output: Path) -> int:
 def write_hparams(folder: Path, values: Mapping[str, Any]) -> None:
     """``hparams.yaml``: the configuration of the run."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "hparams.yaml").write_text(yaml.safe_dump(dict(values), sort_keys=True, allow_unicode=True), encoding="utf-8")
+    (folder / "hparams.yaml").write_text(
+        yaml.safe_dump(dict(values), sort_keys=True, allow_unicode=True), encoding="utf-8"
+    )

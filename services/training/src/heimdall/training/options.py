@@ -95,7 +95,10 @@ class Option:
         if self.is_many:
             return "LIST"
         names = {int: "INT", float: "FLOAT", Path: "PATH", bool: "on|off", dict: "JSON"}
-        return next((names[k] for k in (typing.get_origin(m) or m for m in _members(self.info.annotation)) if k in names), "TEXT")
+        return next(
+            (names[k] for k in (typing.get_origin(m) or m for m in _members(self.info.annotation)) if k in names),
+            "TEXT",
+        )
 
     @property
     def default(self) -> str:
@@ -224,12 +227,12 @@ def _parse(path: Path) -> dict[str, Any]:
                 import yaml
 
                 found = yaml.safe_load(text) or {}
-            case suffix:
-                raise ConfigError(f"The config file {path} ends in {suffix or 'nothing'}.", mend="Use .toml, .json or .yaml.")
-    except ConfigError:
-        raise
+            case _:
+                found = None
     except Exception as error:  # noqa: BLE001 - three parsers, three trees of errors
         raise ConfigError(f"The config file {path} cannot be understood: {' '.join(str(error).split())}.") from None
+    if found is None:
+        raise ConfigError(f"The config file {path} is of no kind we read.", mend="Use .toml, .json or .yaml.")
     if not isinstance(found, dict):
         raise ConfigError(f"The config file {path} holds no table of options.", mend="Write one option a line.")
     return found
@@ -263,7 +266,7 @@ def _sentence(error: ValidationError, origins: Mapping[str, str]) -> str:
         name = str(problem["loc"][0]) if problem["loc"] else ""
         where = origins.get(name, name)
         said = redact(str(problem["input"]))
-        said = said if len(said) <= 80 else said[:77] + "…"  # noqa: PLR2004
+        said = said if len(said) <= 80 else said[:77] + "…"
         message = problem["msg"].removeprefix("Value error, ").rstrip(".")
         if problem["type"] in {"literal_error", "enum"}:
             expected = str(problem.get("ctx", {}).get("expected", "")).replace(" or ", ", ").replace("'", "")

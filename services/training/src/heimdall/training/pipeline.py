@@ -86,9 +86,7 @@ class TrainingPipeline:
             folder = self._open(path, found) if first else found or RunFolder(path, RunRecord(task=self.task.name))
             with self._tracked(folder, first=first) as tracker:
                 journal = self.settings.journal_dir / tracker.run_key
-                fitting = Fitting(
-                    self.task, config, self.run_config, folder, tracker, journal, stop, self.console
-                )
+                fitting = Fitting(self.task, config, self.run_config, folder, tracker, journal, stop, self.console)
                 data = self.task.datamodule(config)
                 module = self.task.module(config, data)
                 self._log_params(tracker, config, data)
@@ -145,7 +143,9 @@ class TrainingPipeline:
 
         tracker: MLflowTracker | NullTracker = NullTracker()
         if first and self.run_config.logger == "mlflow":
-            tracker = self.tracker or MLflowTracker(self.settings, strict=self.run_config.strict_tracking)
+            # the run's own key suffices to begin; MLflow's id comes while we train
+            settings = self.settings.model_copy(update={"heimdall_start_wait_seconds": 0.0})
+            tracker = self.tracker or MLflowTracker(settings, strict=self.run_config.strict_tracking)
         earlier = folder.record.run_key or folder.record.run_id
         tags = {"heimdall.task": self.task.name, "heimdall.output_dir": str(folder.path)}
         run_id = tracker.start_run(self.run_config.run_name or None, tags, resume=earlier or None)
@@ -166,21 +166,21 @@ class TrainingPipeline:
             with contextlib.suppress(UndeliveredError):
                 tracker.end_run("FAILED")
             raise
-        if first:
-            folder.update(status="finished")
         with contextlib.suppress(UndeliveredError):  # told below the results
             tracker.end_run("FINISHED")
+        if first:
+            folder.update(status="finished", run_id=tracker.run_id)
 
-    def _log_params(
-        self, tracker: MLflowTracker | NullTracker, config: TaskConfig, data: LightningDataModule
-    ) -> None:
+    def _log_params(self, tracker: MLflowTracker | NullTracker, config: TaskConfig, data: LightningDataModule) -> None:
         values = plain({**self.run_config.model_dump(mode="json"), **config.model_dump(mode="json")})
         dropped = {"disable_mlflow", "resume", "quiet", "enable_progress_bar", "output_dir"}
         params: dict[str, Any] = {key: value for key, value in values.items() if key not in dropped}
         digest = getattr(data, "digest", None) or getattr(getattr(data, "dataset", None), "digest", None)
         params |= {"data/digest": digest or "unknown", **provenance()}
         tracker.log_params(params)
-        tracker.set_tags({"mlflow.source.git.commit": str(params["git/commit"]), "mlflow.source.name": "heimdall train"})
+        tracker.set_tags(
+            {"mlflow.source.git.commit": str(params["git/commit"]), "mlflow.source.name": "heimdall train"}
+        )
 
     def _checkpoint(self, folder: RunFolder, found: RunFolder | None) -> resume.Found | None:
         if found is None:
@@ -200,9 +200,7 @@ class TrainingPipeline:
         fitting.log_final(report.metrics)
         return report
 
-    def _publish(
-        self, tracker: MLflowTracker | NullTracker, folder: RunFolder, bundle: Path, checkpoint: Path
-    ) -> None:
+    def _publish(self, tracker: MLflowTracker | NullTracker, folder: RunFolder, bundle: Path, checkpoint: Path) -> None:
         if folder.report.exists():
             tracker.log_artifacts_dir(folder.report, "report")
         if bundle.is_dir():
@@ -249,7 +247,8 @@ class TrainingPipeline:
         print_closing(self.console, self.task, self.run_config, result)
         if self.run_config.strict_tracking and not result.delivered:
             raise UndeliveredError(
-                "The run is done, but not everything has reached the tracking server.", mend="Deliver it with: heimdall sync"
+                "The run is done, but not everything has reached the tracking server.",
+                mend="Deliver it with: heimdall sync",
             )
         return result
 

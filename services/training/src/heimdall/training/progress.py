@@ -16,7 +16,7 @@ LOG_SECONDS = 10.0
 
 
 class ProgressLine(Callback):
-    """Where training stands. On a terminal it redraws in place; elsewhere a line an epoch, at most one in ten seconds."""
+    """Where training stands. It redraws on a terminal; elsewhere a line an epoch, at most one in ten seconds."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -98,6 +98,8 @@ class ProgressLine(Callback):
 
 def figures(metrics: Mapping[str, torch.Tensor], limit: int = 4) -> str:
     """The figures of an epoch in one line: ``train/loss 0.52  val/loss 0.48  val/mae 0.31``."""
-    kept = {n.removesuffix("_epoch"): v for n, v in metrics.items() if not n.endswith("_step") and not n.startswith("lr-")}
+    kept = {
+        n.removesuffix("_epoch"): v for n, v in metrics.items() if not n.endswith("_step") and not n.startswith("lr-")
+    }
     order = sorted(kept, key=lambda name: (not name.endswith("loss"), name.startswith("val"), name))
     return "  ".join(f"{name} {float(kept[name]):.4g}" for name in order[:limit])

@@ -27,5 +27,6 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # operators of torchvision, which nobody here uses
     for message in NOT_THE_USERS_BUSINESS:
         warnings.filterwarnings("ignore", message=message)

@@ -43,9 +43,7 @@ def find_run(config: RunConfig, task: str) -> RunFolder | None:
     for run in _runs(config, task):
         if config.resume in {run.record.run_id, run.record.run_key}:
             return _checked(run, task)
-    raise ConfigError(
-        f"There is no run {config.resume!r} here.", mend="Give its output folder, its run id, or auto."
-    )
+    raise ConfigError(f"There is no run {config.resume!r} here.", mend="Give its output folder, its run id, or auto.")
 
 
 def last_checkpoint(folder: Path) -> Found | None:

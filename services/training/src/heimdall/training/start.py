@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from pydantic import BaseModel
 
 from heimdall import logs
 from heimdall.settings import Settings
@@ -15,8 +16,6 @@ from heimdall.tasks.base import Task
 from heimdall.training import options
 from heimdall.training.config import DISABLE_MLFLOW_WARNING, RunConfig
 from heimdall.training.resume import find_run
-
-MODEL_NAME_VARIABLE = "MLFLOW_EXPERIMENT_NAME"
 
 
 def train(task: Task[Any], flags: Mapping[str, Any], file: Path | None) -> int:
@@ -36,7 +35,7 @@ def train(task: Task[Any], flags: Mapping[str, Any], file: Path | None) -> int:
 
 def read(task: Task[Any], flags: Mapping[str, Any], file: Path | None) -> tuple[RunConfig, Any]:
     """The configuration of run and task. A resumed run goes on with its own options where nothing else is said."""
-    models = [RunConfig, task.config_model]
+    models: list[type[BaseModel]] = [RunConfig, task.config_model]
     run_config, task_config = options.read(models, flags, file=file)
     found = find_run(run_config, task.name)
     if found is not None:
