@@ -70,6 +70,10 @@ class Settings(BaseSettings):
         3600.0, ge=0, description="How long delivery goes on in the background after a run has ended, in seconds."
     )
 
+    heimdall_gates_file: str = Field(
+        "", description="Gates that judge a promotion (TOML, YAML or JSON); empty takes those of the task."
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _secrets_from_files(cls, values: dict[str, Any]) -> dict[str, Any]:

@@ -15,28 +15,26 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-# MLflow's own defaults keep a command that met a dead server waiting for four minutes
-PATIENCE = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
 MISSING = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}
 REFUSED = {"INVALID_PARAMETER_VALUE", "INVALID_STATE", "BAD_REQUEST"}
 
 
 def connect(settings: Settings) -> MlflowClient:
-    """A client for the tracking server and registry that ``settings`` name; asks nothing of the network yet."""
-    os.environ.update(settings.mlflow_environment())
-    for name, value in PATIENCE.items():
-        os.environ.setdefault(name, value)
-    if not settings.mlflow_tracking_uri.get_secret_value():
-        settings.home.mkdir(parents=True, exist_ok=True)
-    import mlflow
+    """A client for the tracking server and registry that ``settings`` name.
 
-    # MLflow's SQL store looks at the global URI when a version is made from a logged model
-    mlflow.set_tracking_uri(settings.tracking_uri)
-    return mlflow.MlflowClient(tracking_uri=settings.tracking_uri)
+    It tries nothing twice behind our back: what is safe to repeat is for the command to know, not for a retry loop.
+    Raises :class:`ServiceError` where a database does not answer; a server is asked only by the first call.
+    """
+    from heimdall.tracking.mlflow_sink import make_client
+
+    with asking(settings, "answer"):
+        client: MlflowClient = make_client(settings)
+        import mlflow
+
+        # MLflow's SQL store looks at the global URI when a version is made from a logged model
+        mlflow.set_tracking_uri(settings.tracking_uri)
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+    return client
 
 
 @contextmanager
@@ -51,11 +49,21 @@ def asking(settings: Settings, what: str) -> Iterator[None]:
     from requests import RequestException
     from sqlalchemy.exc import SQLAlchemyError
 
+    from heimdall.tracking.sinks import TransientError
+
     try:
         yield
     except HeimdallError:
         raise
-    except (MlflowException, RequestException, SQLAlchemyError, BotoCoreError, ClientError, OSError) as error:
+    except (
+        MlflowException,
+        TransientError,
+        RequestException,
+        SQLAlchemyError,
+        BotoCoreError,
+        ClientError,
+        OSError,
+    ) as error:
         code = getattr(error, "error_code", "")
         reason = redact(str(error).strip().splitlines()[0][:300]) if str(error).strip() else type(error).__name__
         message = f"The registry at {settings.tracking_place} failed to {what}: {reason}"

@@ -85,7 +85,7 @@ def file_digest(path: Path) -> str:
 
 def data_digest(data: LightningDataModule) -> str:
     """sha256 over the training data: what the data module calls its digest, or else every training sample in order."""
-    known = getattr(data, "digest", None)
+    known = getattr(data, "digest", None) or getattr(getattr(data, "dataset", None), "digest", None)
     if isinstance(known, str) and known:
         return known
     digest = hashlib.sha256()

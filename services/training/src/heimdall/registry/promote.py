@@ -102,7 +102,8 @@ def _prove(desk: Desk, entry: Entry, gates_file: Path | None, force: bool, batch
 def _judge(desk: Desk, entry: Entry, gates_file: Path | None, batch_size: int) -> Proof:
     settings = desk.settings
     challenger = open_version(desk.name, str(entry.version_to), settings)
-    gates = find_gates(challenger.task, gates_file)
+    named = gates_file or (Path(settings.heimdall_gates_file) if settings.heimdall_gates_file else None)
+    gates = find_gates(challenger.task, named)
     source = entry.data or gates.data
     if not source:
         raise UsageError(

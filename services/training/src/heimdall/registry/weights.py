@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 TENSORS = "model.safetensors"
 REST = "model.json"
-TRAINING_ONLY = frozenset({"optimizer_states", "lr_schedulers", "loops", "callbacks", "MixedPrecision"})
+TRAINING_ONLY = frozenset({"optimizer_states", "lr_schedulers", "loops", "callbacks", "heimdall", "MixedPrecision"})
 _TENSOR, _TUPLE, _PAIRS = "__tensor__", "__tuple__", "__pairs__"
 
 
