@@ -142,16 +142,21 @@ def environment_of(settings: Settings) -> dict[str, str]:
     return {**plain, "HEIMDALL_HOME": str(settings.home)}
 
 
-def deliver_run(folder: Path, settings: Settings, give_up: Callable[[float], bool]) -> bool:
-    """Deliver one journal unless somebody else does; whether all of it is delivered."""
+def deliver_run(
+    folder: Path, settings: Settings, give_up: Callable[[float], bool], *, wait_seconds: float = 5.0
+) -> bool:
+    """Deliver one journal; whether all of it is delivered. Waits ``wait_seconds`` for somebody who delivers it now.
+
+    Raises :class:`~heimdall.errors.ConfigError` where it belongs to another server.
+    """
     from heimdall.tracking.cursor import is_delivered
     from heimdall.tracking.delivery import Delivery
     from heimdall.tracking.locks import ProcessLock
     from heimdall.tracking.mlflow_sink import MLflowSink
 
     lock = ProcessLock(folder / "courier.lock")
-    if not lock.acquire(timeout_seconds=5.0):
-        return False
+    if not lock.acquire(timeout_seconds=wait_seconds):
+        return is_delivered(folder)
     sink = MLflowSink(settings)
     try:
         if is_delivered(folder):

@@ -71,6 +71,8 @@ class FileDelivery:
     def _upload(self, path: Path, destination: str) -> None:
         run_id, sink = self._delivery.run_id, self._delivery.sink
         if not path.is_file():
+            if destination in self._manifest:
+                return  # delivered from here before, and then removed
             raise PermanentError("the staged file is gone")
         size = path.stat().st_size
         digest = ""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from heimdall.errors import UsageError
 from heimdall.tracking import journal
 from heimdall.tracking.cursor import Cursor, is_delivered
-from heimdall.tracking.locks import is_locked
+from heimdall.tracking.locks import ProcessLock, is_locked
 
 
 def undelivered(root: Path) -> list[Path]:
@@ -34,3 +35,18 @@ def journal_of(root: Path, run: str) -> Path | None:
         if run in {folder.name, Cursor.load(folder).run_id}:
             return folder
     return None
+
+
+def restart(folder: Path) -> None:
+    """Forget how far delivery got, so that the journal is delivered from its start. What is staged stays.
+
+    Raises :class:`UsageError` while somebody delivers it.
+    """
+    lock = ProcessLock(folder / "courier.lock")
+    if not lock.acquire(timeout_seconds=1.0):
+        raise UsageError(f"The journal {folder.name} is being delivered.", mend="Wait for it.")
+    try:
+        for name in ("cursor.json", "artifacts.json"):
+            (folder / name).unlink(missing_ok=True)
+    finally:
+        lock.release()
