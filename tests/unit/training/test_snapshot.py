@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from heimdall.training.snapshot import SnapshotMemory, shape_of
+from heimdall.training.snapshot import SnapshotMemory, shapes_in
 
 
 class Backbone(StrEnum):
@@ -71,7 +71,7 @@ def test_a_snapshot_that_is_not_released_is_never_overwritten() -> None:
 def test_reserved_memory_is_used() -> None:
     memory = SnapshotMemory()
     tensors = [torch.randn(4, 5), torch.randn(4, 5), torch.zeros(2, dtype=torch.int64)]
-    memory.reserve(shape_of(tensor) for tensor in tensors)
+    memory.reserve(shapes_in({"all": tensors, "epoch": 3}))
     held = {tensor.data_ptr() for free in memory._free.values() for tensor in free}
     taken = memory.take({"all": tensors})
     assert {tensor.data_ptr() for tensor in taken["all"]} == held
