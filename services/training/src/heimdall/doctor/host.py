@@ -36,7 +36,8 @@ def check_home(settings: Settings) -> Iterator[Finding]:
         return
     yield Finding(name="home", status="ok", said=f"{folder} can be written")
     yield _space("space, home", folder)
-    yield _space("space, outputs", Path.cwd())
+    outputs = Path("outputs").absolute()
+    yield _space("space, outputs", outputs if outputs.is_dir() else outputs.parent)
 
 
 def _space(name: str, folder: Path) -> Finding:
