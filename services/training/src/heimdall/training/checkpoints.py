@@ -96,6 +96,9 @@ class Checkpoints(Checkpoint):
         if self._restored is not None:
             set_running_means(trainer, self._restored["rank"][self._rank(trainer)]["means"])
             self._remove_strangers(trainer)
+            if self.position()[1] == 0:
+                # before the first batch of an epoch Lightning would take the validation before it for unfinished
+                trainer.fit_loop.epoch_loop._restarting = False
             self._saved_at = (trainer.global_step, trainer.fit_loop.epoch_loop.batch_progress.total.ready)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     from heimdall.training.pipeline import TrainingResult
 
 MINUTE = 60
+LOG_WIDTH = 140
+
+
+def make_console(*, quiet: bool) -> Console:
+    """Where a run speaks: as wide as the terminal; in a log, as wide as its table."""
+    console = Console(quiet=quiet)
+    if not console.is_terminal:
+        console.width = LOG_WIDTH
+    return console
 
 
 def print_closing(console: Console, task: Task[Any], config: RunConfig, result: TrainingResult) -> None:
@@ -23,12 +32,12 @@ def print_closing(console: Console, task: Task[Any], config: RunConfig, result: 
     if result.report.rows:
         table = Table(title=f"{task.name} on the test data", title_justify="left", title_style="bold")
         for index, column in enumerate(result.report.columns):
-            table.add_column(column, justify="left" if index == 0 else "right")
+            table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
         for row in result.report.rows:
             table.add_row(*row)
         console.print(table)
     for note in result.report.notes:
-        console.print(note, highlight=False)
+        console.print(note, highlight=False, soft_wrap=True)
     console.print(
         f"Took {duration(result.seconds)}. Everything is in {_short(result.output_dir)}",
         highlight=False,

@@ -9,6 +9,8 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from heimdall.errors import OutputError
+
 
 class CsvFile:
     """Rows go to the file at once, one write each, so that ``kill -9`` loses none.
@@ -67,8 +69,10 @@ class CsvFile:
             os.truncate(self.path, whole)
         rows = csv.reader(io.StringIO(data[:whole].decode("utf-8", "replace")))
         self.columns = next(rows, self.columns)
-        where = self.columns.index("step") if "step" in self.columns else None
-        for row in rows if where is not None else ():
+        if "step" not in self.columns:
+            raise OutputError(f"{self.path} is not a file of metrics: it has no column step.")
+        where = self.columns.index("step")
+        for row in rows:
             for name, value in zip(self.columns, row, strict=False):
                 if value:
                     self.last_steps[name] = max(self.last_steps.get(name, -1), int(float(row[where])))

@@ -8,9 +8,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning_utilities.core.rank_zero import rank_zero_only
 from rich.console import Console
 
@@ -28,7 +28,7 @@ from heimdall.training.loggers import (
     TrackerLogger,
     write_hparams,
 )
-from heimdall.training.progress import ProgressLine
+from heimdall.training.progress import LearningRates, ProgressLine
 from heimdall.training.resume import Found, logged_steps
 from heimdall.training.signals import StopRequest
 from heimdall.training.writer import CheckpointWriter
@@ -134,7 +134,7 @@ class Fitting:
 
     def _callbacks(self) -> list[Callback]:
         monitor = chosen_monitor(self.task, self.run)
-        callbacks: list[Callback] = [LearningRateMonitor(logging_interval="step")]
+        callbacks: list[Callback] = [LearningRates(logging_interval="step")]
         if self.run.early_stop_patience:
             callbacks.append(
                 EarlyStopping(monitor.metric, mode=monitor.mode, patience=self.run.early_stop_patience, verbose=False)

@@ -129,11 +129,12 @@ class CsvLogger(MetricLogger):
         """One row."""
         self._file.append({**metrics, "step": step})
 
+    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Each row tells its epoch, so an epoch alone makes no row."""
         rest = {key: value for key, value in metrics.items() if key != "epoch"}
         step = 0 if step is None else step
-        if rank_zero_only.rank == 0 and (new := self._once.fresh(rest, step)):
+        if new := self._once.fresh(rest, step):
             self.write({"epoch": int(metrics.get("epoch", 0)), **new}, step)
 
     def finalize(self, status: str) -> None:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
-from rich.console import Console
 
 from heimdall import logs
 from heimdall.errors import HeimdallError, StoppedBySignal, UndeliveredError
 from heimdall.settings import Settings
 from heimdall.tasks.base import FitResult, Report, Task, TaskConfig
 from heimdall.training import resume
+from heimdall.training.closing import make_console, print_closing
 from heimdall.training.config import RunConfig
 from heimdall.training.folder import RunFolder, RunRecord, plain, set_aside, working_in
 from heimdall.training.provenance import provenance
@@ -66,7 +66,7 @@ class TrainingPipeline:
         self.run_config = run_config.without_deprecated()
         self.settings = settings
         self.tracker = tracker
-        self.console = Console(quiet=self.run_config.quiet)
+        self.console = make_console(quiet=self.run_config.quiet)
 
     def run(self) -> TrainingResult | None:
         """Train, test, report, register. None in the helper processes of a distributed run.
@@ -97,7 +97,7 @@ class TrainingPipeline:
                 figures = fitting.test(best, data)
                 result = FitResult(module=best, data=data, history=fitting.history.points, checkpoint=checkpoint)
                 report = self._report(result, folder, fitting)
-                bundle = self.task.bundle(best, config, folder.bundle)
+                bundle = self.task.bundle(best, config, folder.path / self.task.bundle_folder)
                 self._publish(tracker, folder, bundle, checkpoint)
                 version = self._register(tracker, best, data, report, checkpoint)
         return self._close(
@@ -242,8 +242,6 @@ class TrainingPipeline:
             return None
 
     def _close(self, result: TrainingResult) -> TrainingResult:
-        from heimdall.training.closing import print_closing
-
         print_closing(self.console, self.task, self.run_config, result)
         if self.run_config.strict_tracking and not result.delivered:
             raise UndeliveredError(

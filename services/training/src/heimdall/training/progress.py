@@ -8,11 +8,20 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 REFRESH_SECONDS = 0.2
 LOG_SECONDS = 10.0
+
+
+class LearningRates(LearningRateMonitor):
+    """Lightning's monitor, whose points tell their epoch as all others do."""
+
+    def _extract_stats(self, trainer: Trainer, interval: str) -> dict[str, float]:
+        found: dict[str, float] = super()._extract_stats(trainer, interval)
+        return {**found, "epoch": trainer.current_epoch} if found else found
 
 
 class ProgressLine(Callback):
