@@ -71,7 +71,7 @@ class LocalizationModule(LightningModule):
 
     def _augmented(self, features: Tensor) -> Tensor:
         """Another transmit power for all receivers and other fading for each, as new sessions from the same place."""
-        power, fading = self.options["augment_power_db"], self.options["augment_fading_db"]
+        power, fading = (float(self.options[f"augment_{kind}_db"]) for kind in ("power", "fading"))
         if not power and not fading:
             return features
         count, receivers = features.shape[:2]

@@ -115,7 +115,7 @@ def draw_map(test: TestResult, path: Path) -> Path:
         for points, look in looks:
             axes.scatter(points[:, 0], points[:, 1], **look)
         _label_receivers(axes, test)
-        axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
+        axes.set(xlim=(low[0] - 2, high[0] + 2), ylim=(low[1] - 2, high[1] + 2), aspect="equal")
         axes.set(xlabel="east of the network's centre (km)", ylabel="north of the network's centre (km)")
         axes.set_title(f"Where the network puts the transmitter: {len(chosen)} of {len(test.truth)} held-out sessions")
         figure.legend(loc="outside lower center", ncols=3)
