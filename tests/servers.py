@@ -181,7 +181,13 @@ class S3:
         command += [f"-s3.port.grpc={free_port()}", "-s3.allowDeleteBucketNotEmpty=true", "-s3.iam=false"]
         for part in ("master", "volume", "filer"):
             command += [f"-{part}.port={free_port()}", f"-{part}.port.grpc={free_port()}"]
-        command += ["-volume.max=400", "-master.volumeSizeLimitMB=1024", "-master.telemetry=false"]
+        command += [
+            "-s3.port.lance=0",
+            "-s3.port.iceberg=0",
+            "-volume.max=400",
+            "-master.volumeSizeLimitMB=1024",
+            "-master.telemetry=false",
+        ]
         environment = {"WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
         self.server = Process(command, folder, environment)
         self.count = 0
