@@ -50,6 +50,7 @@ def command(place: Path | None, everything: bool, again: bool, timeout_seconds: 
 
 
 def _folders(place: Path | None, settings: Settings, *, again: bool) -> list[Path]:
+    from heimdall.tracking.cursor import Cursor
     from heimdall.tracking.journal import journals
     from heimdall.tracking.sweep import restart, undelivered
 
@@ -60,7 +61,8 @@ def _folders(place: Path | None, settings: Settings, *, again: bool) -> list[Pat
     if again:
         for folder in found:
             restart(folder)
-    return undelivered(root)
+    waiting = undelivered(root)
+    return [folder for folder in found if folder in waiting or Cursor.load(folder).set_aside]
 
 
 def _deliver(folder: Path, settings: Settings, timeout_seconds: float) -> bool:

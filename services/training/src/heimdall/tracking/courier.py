@@ -149,7 +149,7 @@ def deliver_run(
 
     Raises :class:`~heimdall.errors.ConfigError` where it belongs to another server.
     """
-    from heimdall.tracking.cursor import is_delivered
+    from heimdall.tracking.cursor import Cursor, is_delivered
     from heimdall.tracking.delivery import Delivery
     from heimdall.tracking.locks import ProcessLock
     from heimdall.tracking.mlflow_sink import MLflowSink
@@ -159,7 +159,7 @@ def deliver_run(
         return is_delivered(folder)
     sink = MLflowSink(settings)
     try:
-        if is_delivered(folder):
+        if is_delivered(folder) and not Cursor.load(folder).set_aside:
             return True
         place, experiment = settings.tracking_place, settings.mlflow_experiment_name
         return Courier(Delivery(folder, sink, place=place, experiment=experiment), give_up).run()

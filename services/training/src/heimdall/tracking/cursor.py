@@ -65,6 +65,14 @@ class Cursor:
         """Forget the last problem."""
         self.problem, self.problem_since, self.attempts = "", 0.0, 0
 
+    def try_refused_files_again(self) -> None:
+        """Let files that the server refused wait again: limits and rights may have changed."""
+        if self.set_aside:
+            names = tuple(f"{item['destination']}: " for item in self.set_aside)
+            self.refusals = [reason for reason in self.refusals if not reason.startswith(names)]
+            self.refused -= len(self.set_aside)
+            self.pending, self.set_aside, self.done = self.pending + self.set_aside, [], False
+
     def refuse(self, what: str) -> None:
         """Count something the server will never take; the first reasons are kept."""
         self.refused += 1

@@ -44,8 +44,7 @@ class Delivery:
                 mend="Set MLFLOW_TRACKING_URI to that, or deliver it anew from its start with --again.",
             )
         self.cursor.place = place
-        self.cursor.pending += self.cursor.set_aside
-        self.cursor.set_aside = []
+        self.cursor.try_refused_files_again()
         self.run_id = ""  # known to exist on the other side
         self.files = FileDelivery(self)
         self._experiment = experiment

@@ -113,6 +113,7 @@ class MemorySink:
             hashes = {
                 name: {"sha256": sha256(content).hexdigest(), "bytes": len(content)}
                 for name, content in made.files.items()
+                if name != MANIFEST
             }
             return RemoteRun(run_id, hashes)
 
