@@ -98,15 +98,21 @@ def local(tmp_path: Path) -> Settings:
     return Settings(_env_file=None, heimdall_home=tmp_path / "home", mlflow_experiment_name="toy")
 
 
+@pytest.fixture(scope="module")
+def own_server(make_mlflow_server: Callable[..., Any]) -> Any:
+    """An MLflow server on PostgreSQL and S3 of this file's own: a registry that no other test writes to."""
+    return make_mlflow_server()
+
+
 @pytest.fixture
-def served(mlflow_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def served(own_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Settings for the MLflow server on PostgreSQL and S3."""
-    for name, value in mlflow_server.s3.environment().items():
+    for name, value in own_server.s3.environment().items():
         monkeypatch.setenv(name, value)
     return Settings(
         _env_file=None,
         heimdall_home=tmp_path / "home",
-        mlflow_tracking_uri=mlflow_server.url,
+        mlflow_tracking_uri=own_server.url,
         mlflow_experiment_name=f"toy-{tmp_path.name}",
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from heimdall.errors import DataError, UsageError
+from heimdall.errors import DataError
 from heimdall.registry.client import alias_target, connect
 from heimdall.registry.promote import history, promote, rollback
 

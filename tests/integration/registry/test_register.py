@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pickletools
-import zipfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np

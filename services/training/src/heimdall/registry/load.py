@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,20 @@ def fetch_bundle(uri: str, settings: Settings) -> Path:
         if source.startswith("models:/m-") and (place / "MLmodel").is_file():
             return place
         return _download(source, place)
+
+
+def fetch_checkpoint(uri: str, settings: Settings) -> Path:
+    """A checkpoint that the task's own ``load`` reads, whatever ``uri`` names (see :func:`fetch_bundle`)."""
+    path = fetch_bundle(uri, settings)
+    if not (path / MANIFEST).is_file():
+        return path
+    checkpoint = settings.cache_dir / "models" / f"{read_manifest(path).checkpoint_sha256}.ckpt"
+    if not checkpoint.is_file():
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        temporary = checkpoint.with_suffix(f".{os.getpid()}.part")
+        weights.join_checkpoint(path / FOLDER, temporary)
+        temporary.replace(checkpoint)
+    return checkpoint
 
 
 def client_source(client: Any, uri: str) -> str:

@@ -84,6 +84,14 @@ def _put_together(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
 
 def load_module(task: Task[Any], folder: Path) -> LightningModule:
     """The module whose weights :func:`split_checkpoint` wrote into ``folder``, on the CPU and in evaluation mode."""
+    with TemporaryDirectory() as temporary:
+        checkpoint = Path(temporary) / "model.ckpt"
+        join_checkpoint(folder, checkpoint)
+        return task.load(checkpoint).eval()
+
+
+def join_checkpoint(folder: Path, checkpoint: Path) -> None:
+    """The way back: a checkpoint of plain types from what :func:`split_checkpoint` wrote into ``folder``."""
     import torch
     from safetensors.torch import load_file
 
@@ -92,7 +100,4 @@ def load_module(task: Task[Any], folder: Path) -> LightningModule:
         rest = json.loads((folder / REST).read_text(encoding="utf-8"))
     except Exception as error:
         raise DataError(f"The weights in {folder} cannot be read: {error}") from error
-    with TemporaryDirectory() as temporary:
-        checkpoint = Path(temporary) / "model.ckpt"
-        torch.save(_put_together(rest, tensors), checkpoint)
-        return task.load(checkpoint).eval()
+    torch.save(_put_together(rest, tensors), checkpoint)
