@@ -12,9 +12,10 @@ help:  ## This list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/:.*  ## /\t/' | expand -t 16
 
 $(INSTALLED): services/training/pyproject.toml services/training/constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --progress-bar off -c services/training/constraints.txt -e 'services/training[dev]'
-	touch $@
+	@echo "Setting up $(VENV): a few minutes, once."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --progress-bar off -c services/training/constraints.txt -e 'services/training[dev]'
+	@touch $@
 
 .PHONY: setup
 setup: $(INSTALLED)  ## Make .venv with everything, pinned by constraints.txt
