@@ -36,6 +36,8 @@ class ToyConfig(TaskConfig):
     backbone: Literal["SMALL", "LARGE"] = Field("SMALL", description="Width of the network.")
     step_seconds: float = Field(0.0, ge=0, description="Time a training step pretends to take, in seconds.")
     validation_seconds: float = Field(0.0, ge=0, description="Time a validation step pretends to take, in seconds.")
+    noise: float = Field(0.1, ge=0, description="Noise that each reading of a training sample adds.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Share of units dropped in training.")
     fail_at_step: int = Field(-1, description="Step at which training raises.")
     patience_metric: bool = Field(False, description="Use a scheduler that looks at the validation loss.")
 
@@ -72,7 +74,7 @@ class ToyData(LightningDataModule):
         self.parts = {"train": (x[:cut], y[:cut]), "val": (x[cut:end], y[cut:end]), "test": (x[end:], y[end:])}
 
     def _loader(self, part: str, *, shuffle: bool = False) -> DataLoader[Any]:
-        noise = 0.1 if shuffle else 0.0
+        noise = self.config.noise if shuffle else 0.0
         return DataLoader(
             Plane(*self.parts[part], noise),
             batch_size=self.config.batch_size,
@@ -98,7 +100,7 @@ class ToyModule(LightningModule):
         self.save_hyperparameters({"config": dict(config)})
         self.config = ToyConfig(**config)
         width = {"SMALL": 8, "LARGE": 32}[self.config.backbone]
-        self.net = nn.Sequential(nn.Linear(3, width), nn.ReLU(), nn.Dropout(0.1), nn.Linear(width, 1))
+        self.net = nn.Sequential(nn.Linear(3, width), nn.ReLU(), nn.Dropout(self.config.dropout), nn.Linear(width, 1))
         self.register_buffer("mean", torch.zeros(3))
 
     def forward(self, x: Tensor) -> Tensor:

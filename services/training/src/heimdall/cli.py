@@ -7,11 +7,14 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import click
 
 from heimdall.errors import HeimdallError
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 COMMANDS = {
     "train": "Train, track and register a model.",
@@ -26,11 +29,16 @@ COMMANDS = {
     "doctor": "Check that every part can be reached and is set up.",
     "ui": "Open the MLflow UI on the runs.",
 }
+USAGE = 2
 EXIT_OUTPUT = 74
 EXIT_INTERRUPTED = 130
 SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 PERMISSION = {errno.EACCES, errno.EPERM, errno.EROFS}
-SPELLING = {"token_normalize_func": lambda token: token.replace("_", "-"), "help_option_names": ["-h", "--help"]}
+SPELLING = {
+    "max_content_width": 100,
+    "token_normalize_func": lambda token: token.replace("_", "-"),
+    "help_option_names": ["-h", "--help"],
+}
 
 
 class Lazy(click.Group):
@@ -94,6 +102,10 @@ def _run(arguments: list[str], *, debug: bool) -> int:
         if isinstance(error, OSError) and error.errno is not None:
             return _report(error, _output_sentence(error), EXIT_OUTPUT, debug=debug)
         name = type(error).__name__
+        if name == "ValidationError" and getattr(error, "title", "") == "Settings":
+            from heimdall.training.options import settings_sentence
+
+            return _report(error, settings_sentence(cast("ValidationError", error)), USAGE, debug=debug)
         sentence = f"Something went wrong that heimdall did not foresee ({name}: {error}). Add --debug to see where."
         return _report(error, sentence, 1, debug=debug)
     return result if isinstance(result, int) else 0

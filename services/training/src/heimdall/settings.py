@@ -22,6 +22,7 @@ SECRETS_FROM_FILES = (
     "MLFLOW_TRACKING_PASSWORD",
     "MLFLOW_TRACKING_URI",
 )
+TRACKING_SCHEMES = ("http://", "https://", "sqlite://", "postgresql", "mysql", "mssql")
 
 
 class Settings(BaseSettings):
@@ -94,6 +95,8 @@ class Settings(BaseSettings):
         for bare in ("postgresql://", "postgres://"):
             if text.startswith(bare):
                 return SecretStr("postgresql+psycopg2://" + text.removeprefix(bare))
+        if text and not text.startswith(TRACKING_SCHEMES):
+            raise ValueError("must start with http://, https://, sqlite:/// or postgresql://")
         return uri
 
     @property

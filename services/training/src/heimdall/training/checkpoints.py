@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from heimdall.errors import ConfigError
 from heimdall.tasks.base import Monitor
+from heimdall.training.agreement import Agreement
 from heimdall.training.exact import random_states, running_means, set_random_states, set_running_means
 from heimdall.training.loggers import History
 from heimdall.training.signals import StopRequest
@@ -58,6 +59,9 @@ class Checkpoints(Checkpoint):
         self._saved_at = (-1, -1)
         self._saved_time = time.monotonic()
         self._validation: dict[str, Any] | None = None
+        self._agreement = Agreement()
+        self._answer_is_old = False
+        self._reserved = False
 
     @property
     def last(self) -> Path:
@@ -81,10 +85,13 @@ class Checkpoints(Checkpoint):
         """Between two batches: put back what was restored; save what is due; stop if somebody asked for it."""
         trainer = self._running()
         self._put_back(trainer, in_validation=False)
-        if self._asked_to_stop(trainer):
+        self._reserve(trainer)
+        stop, by_time = self._agreement.any(self.stop.signal_number is not None, self._time_is_up())
+        if stop:
             self.save(trainer)
             self.stop.stop()
-        if self.enabled and (self._candidate is not None or self._is_due(trainer)):
+        by_time, self._answer_is_old = by_time and not self._answer_is_old, False
+        if self.enabled and (self._candidate is not None or self._is_due(trainer, by_time=by_time)):
             self.save(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -111,7 +118,7 @@ class Checkpoints(Checkpoint):
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any) -> None:
         """Heed a signal without waiting for the end of a long validation."""
         del pl_module
-        if self._validation is not None and self._asked_to_stop(trainer):
+        if self._validation is not None and self._agreement.any(self.stop.signal_number is not None, False)[0]:
             self.save(trainer)
             self.stop.stop()
 
@@ -140,6 +147,7 @@ class Checkpoints(Checkpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end of training."""
         del pl_module
+        self._agreement.settle()
         self.finished = True
         self.save(trainer)
 
@@ -171,29 +179,32 @@ class Checkpoints(Checkpoint):
                 self.writer.then(lambda: written(target))
         self._saved_at = (trainer.global_step, trainer.fit_loop.epoch_loop.batch_progress.total.ready)
         self._saved_time = time.monotonic()
+        self._answer_is_old = trainer.world_size > 1
+
+    def _reserve(self, trainer: Trainer) -> None:
+        """After the first step all that a checkpoint holds has its size: have the memory for it ready."""
+        if self._reserved or not trainer.global_step:
+            return
+        self._reserved = True
+        if trainer.is_global_zero and not trainer.strategy.restore_checkpoint_after_setup:
+            states = [optimizer.state_dict()["state"] for optimizer in trainer.optimizers]
+            self.writer.reserve([trainer.lightning_module.state_dict(), states])
 
     def _keep_previous(self) -> None:
         if self.last.exists():
             link(self.last, self.folder / PREVIOUS)
 
-    def _is_due(self, trainer: Trainer) -> bool:
+    def _is_due(self, trainer: Trainer, *, by_time: bool) -> bool:
         epoch, done = self.position()
         if self._saved_at == (trainer.global_step, trainer.fit_loop.epoch_loop.batch_progress.total.ready):
             return False
         if done == 0:
             return epoch > 0 and epoch % self.every_n_epochs == 0
         by_steps = self.every_n_steps > 0 and trainer.global_step % self.every_n_steps == 0
-        by_time = self.every_seconds > 0 and time.monotonic() - self._saved_time >= self.every_seconds
-        if trainer.world_size > 1:
-            by_time = bool(trainer.strategy.reduce_boolean_decision(by_time, all=False))
         return by_steps or by_time
 
-    def _asked_to_stop(self, trainer: Trainer) -> bool:
-        asked = self.stop.signal_number is not None
-        if trainer.world_size > 1:
-            # all processes save together or none does
-            asked = bool(trainer.strategy.reduce_boolean_decision(asked, all=False))
-        return asked
+    def _time_is_up(self) -> bool:
+        return self.every_seconds > 0 and time.monotonic() - self._saved_time >= self.every_seconds
 
     def _running(self) -> Trainer:
         if self._trainer is None:

@@ -47,15 +47,10 @@ def print_closing(console: Console, task: Task[Any], config: RunConfig, result: 
         return
     if result.model_version:
         console.print(f"Registered {task.model_name} version {result.model_version}", highlight=False)
+    see = f"See it with: [bold]heimdall ui --run {result.run_id}[/bold]"
     if not result.delivered:
-        console.print(
-            "Not everything has reached the tracking server yet; deliver it with: heimdall sync", highlight=False
-        )
-    console.print(
-        f"Run {result.run_id}. See it with: [bold]heimdall ui --run {result.run_id}[/bold]",
-        highlight=False,
-        soft_wrap=True,
-    )
+        see = "Not everything has reached the tracking server yet; deliver it with: [bold]heimdall sync[/bold]"
+    console.print(f"Run {result.run_id}. {see}", highlight=False, soft_wrap=True)
 
 
 def duration(seconds: float) -> str:

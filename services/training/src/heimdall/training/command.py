@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from heimdall.training.options import ENVIRONMENT_PREFIX, Option, options_of
 
+WIDEST_METAVAR = 40
 EPILOG = (
     f"Each option may also be set as environment variable {ENVIRONMENT_PREFIX}<OPTION>, in .env, or as a key in the "
     "--config file. Order: flag, environment, .env, file, default."
@@ -76,6 +77,9 @@ def as_click(option: Option) -> click.Option:
     default = f"  [{option.default}]" if option.default else ""
     help_text = f"{option.info.description or ''}{default}"
     names = [option.flag, *option.aliases]
+    metavar = option.kind
+    if len(metavar) > WIDEST_METAVAR:
+        metavar, help_text = "NAME", f"{help_text} One of: {', '.join(map(str, option.choices))}."
     if option.is_switch:
         declaration = f"{option.flag}/{option.off_flag}" if option.off_flag else option.flag
         return click.Option(
@@ -85,4 +89,4 @@ def as_click(option: Option) -> click.Option:
             help=help_text,
             hidden=option.hidden,
         )
-    return click.Option([option.name, *names], type=str, metavar=option.kind, help=help_text, hidden=option.hidden)
+    return click.Option([option.name, *names], type=str, metavar=metavar, help=help_text, hidden=option.hidden)

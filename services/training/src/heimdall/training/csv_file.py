@@ -38,9 +38,12 @@ class CsvFile:
         if self._handle is None:
             self._handle = os.open(self.path, os.O_WRONLY | os.O_APPEND)
         line = _line([repr(row[name]) if name in row else "" for name in self.columns])
-        written = os.write(self._handle, line)
-        while written < len(line):
-            written += os.write(self._handle, line[written:])
+        try:
+            written = os.write(self._handle, line)
+            while written < len(line):
+                written += os.write(self._handle, line[written:])
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def close(self) -> None:
         """Let go of the file; the next row opens it again."""

@@ -141,6 +141,32 @@ class _EveryNth(Sampler[int]):
         return iter(order[self.rank :: self.world])
 
 
+class Shares(Sampler[list[int]]):
+    """One process's batches of a validation set: every sample in one process, as many batches in each."""
+
+    def __init__(self, sampler: Any, batch_size: int, rank: int, world: int) -> None:
+        self.sampler, self.batch_size, self.rank, self.world = sampler, batch_size, rank, world
+
+    def __len__(self) -> int:
+        return max(1, -(-(len(self.sampler) // self.world) // self.batch_size))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = list(self.sampler)
+        own, size, last = order[self.rank :: self.world] or order[:1], self.batch_size, len(self) - 1
+        for number in range(last):
+            yield own[number * size : (number + 1) * size]
+        yield own[last * size :]
+
+
+def shared(loader: Any, rank: int, world: int) -> Any:
+    """A validation loader with this process's share; one of a kind we do not know is run whole by every process."""
+    if world == 1 or type(loader) is not DataLoader or isinstance(loader.dataset, IterableDataset):
+        return loader
+    if type(loader.batch_sampler) is not BatchSampler or not loader.batch_size:
+        return loader
+    return _rebuilt(loader, Shares(loader.batch_sampler.sampler, loader.batch_size, rank, world))
+
+
 def _seeded(loader: DataLoader[Any], seed: int, rank: int, world: int) -> Any:
     """The loader's batches, in an order that follows from seed and epoch. Samplers we do not know keep their order."""
     batches = loader.batch_sampler
@@ -155,7 +181,7 @@ def _seeded(loader: DataLoader[Any], seed: int, rank: int, world: int) -> Any:
     return BatchSampler(sampler, batches.batch_size, batches.drop_last)
 
 
-def _rebuilt(loader: DataLoader[Any], batches: SkippingBatches) -> DataLoader[Any]:
+def _rebuilt(loader: DataLoader[Any], batches: SkippingBatches | Shares) -> DataLoader[Any]:
     kept = ["num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context"]
     kept += ["generator", "prefetch_factor", "persistent_workers", "in_order"]
     return DataLoader(loader.dataset, batch_sampler=batches, **{name: getattr(loader, name) for name in kept})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning_utilities.core.rank_zero import rank_zero_only
 from rich.console import Console
+from torch import distributed
 
 from heimdall.errors import ConfigError
 from heimdall.tasks.base import Monitor, Task, TaskConfig
 from heimdall.training.checkpoints import Checkpoints
 from heimdall.training.config import RunConfig
-from heimdall.training.exact import ResumableLoader
+from heimdall.training.exact import ResumableLoader, shared
 from heimdall.training.folder import RunFolder, plain
 from heimdall.training.loggers import (
     CsvLogger,
@@ -69,8 +71,9 @@ class Fitting:
             for child in module.children():
                 if any(True for _ in child.parameters()):
                     child.compile()
-        with self._resumable(data, trainer, checkpoints), self.stop.deferred(), writer:
+        with self._resumable(data, trainer, checkpoints), reduced(module, trainer), self.stop.deferred(), writer:
             trainer.fit(module, datamodule=data, ckpt_path=found.path if found else None, weights_only=True)
+        leave_group()
         for logger in self._loggers:
             logger.save()
         return checkpoints.best_path
@@ -126,7 +129,7 @@ class Fitting:
                 enable_progress_bar=False,
                 enable_model_summary=False,
                 num_sanity_val_steps=0,
-                use_distributed_sampler=True,
+                use_distributed_sampler=False,
             )
         except (ValueError, RuntimeError, TypeError) as error:
             # Lightning says what of the hardware or strategy cannot be had
@@ -186,7 +189,7 @@ class Fitting:
     @contextmanager
     def _resumable(self, data: LightningDataModule, trainer: Trainer, checkpoints: Checkpoints) -> Iterator[None]:
         """While fitting, the training loader is one that starts where training stands."""
-        make = data.train_dataloader
+        make, make_validation = data.train_dataloader, data.val_dataloader
 
         def train_dataloader() -> ResumableLoader:
             return ResumableLoader(
@@ -198,12 +201,38 @@ class Fitting:
                 world=trainer.world_size,
             )
 
+        def val_dataloader() -> Any:
+            loader: Any = make_validation()
+            share = partial(shared, rank=trainer.global_rank, world=trainer.world_size)
+            return [share(part) for part in loader] if isinstance(loader, list | tuple) else share(loader)
+
         data.train_dataloader = train_dataloader  # type: ignore[method-assign]
+        data.val_dataloader = val_dataloader  # type: ignore[method-assign]
         try:
             yield
         finally:
             with suppress(AttributeError):
-                del data.train_dataloader
+                del data.train_dataloader, data.val_dataloader
+
+
+@contextmanager
+def reduced(module: LightningModule, trainer: Trainer) -> Iterator[None]:
+    """In several processes every logged figure is the mean over all of them, whether or not a task thought of it."""
+    if trainer.world_size == 1:
+        yield
+        return
+    module.log = partial(module.log, sync_dist=True)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del module.log
+
+
+def leave_group() -> None:
+    """Part from the other processes once training is done: what follows is the first one's work alone."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
 
 
 def is_first_process() -> bool:

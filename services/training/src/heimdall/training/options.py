@@ -181,7 +181,7 @@ def build(model: type[ModelT], values: Mapping[str, Any], origins: Mapping[str, 
     try:
         return model.model_validate(own)
     except ValidationError as error:
-        raise ConfigError(_sentence(error, origins or {})) from None
+        raise ConfigError(sentence(error, origins or {})) from None
 
 
 def settings() -> Settings:
@@ -192,7 +192,12 @@ def settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        raise ConfigError(_sentence(error, {name: name.upper() for name in Settings.model_fields})) from None
+        raise ConfigError(settings_sentence(error)) from None
+
+
+def settings_sentence(error: ValidationError) -> str:
+    """What is wrong with the settings; they are named as their variables."""
+    return sentence(error, {name: name.upper() for name in Settings.model_fields})
 
 
 def read_file(path: Path, declared: Iterable[str]) -> dict[str, Any]:
@@ -260,7 +265,8 @@ def _environment_layers(options: Sequence[Option]) -> list[Layer]:
     ]
 
 
-def _sentence(error: ValidationError, origins: Mapping[str, str]) -> str:
+def sentence(error: ValidationError, origins: Mapping[str, str]) -> str:
+    """What pydantic found, in our words; ``origins`` says where the value of each field came from."""
     sentences = []
     for problem in error.errors(include_url=False, include_context=True):
         name = str(problem["loc"][0]) if problem["loc"] else ""
@@ -275,6 +281,8 @@ def _sentence(error: ValidationError, origins: Mapping[str, str]) -> str:
             sentences.append(f"{where} is required.")
         elif message.startswith("Input should "):
             sentences.append(f"{where} must {message.removeprefix('Input should ')}, not {said}.")
+        elif message.startswith("must "):
+            sentences.append(f"{where} {message}.")
         else:
             sentences.append(f"{where}: {message}." if where else f"{message}.")
     return " ".join(dict.fromkeys(sentences))

@@ -101,14 +101,14 @@ def write(checkpoint: Any, path: Path) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
-            try:
-                torch.save(checkpoint, file)
-            except RuntimeError as error:
-                # torch's zip writer hides why a write failed
-                raise _cause(error, path) from error
+            torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+    except (RuntimeError, OSError) as error:
+        part.unlink(missing_ok=True)
+        # torch's zip writer hides why a write failed, and a file object where
+        raise _cause(error, path) from error
     except BaseException:
         part.unlink(missing_ok=True)
         raise
