@@ -99,8 +99,8 @@ def promote(name: str, version: str, as_json: bool, **options: Any) -> None:
     if decision.held:
         raise HoldError(
             f"Version {version} of {name} was held back: {'; '.join(decision.entry.reasons)}.",
-            mend="Nothing was moved; the attempt is entry "
-            f"{decision.entry.number} of the ledger. --force --reason … overrides.",
+            mend=f"Nothing was moved; the attempt is entry {decision.entry.number} of the ledger."
+            + (" --force --reason … overrides." if decision.judgement else ""),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 PICTURES = (".png", ".jpg", ".jpeg", ".svg")
 DESCRIPTION_LIMIT = 5000  # characters, MLflow's column for descriptions in PostgreSQL
+PAGE_LIMIT = 4700  # of a version's page: the model's own page shows it too, below a line on the champion
+PAGE_WIDTH = 640  # pixels: MLflow's page does not scale pictures down
+PAGE_FOLDER = "page"
 MOST_METRICS_SHOWN = 40
 
 
@@ -98,16 +102,42 @@ def write_card(manifest: Manifest, report: Report, description: str) -> str:
     return "\n\n".join([_head(manifest, description), _figures(manifest, report), *seen, _origin(manifest), use, ""])
 
 
+def store_pictures(report: Report, folder: Path) -> None:
+    """Copy the report's pictures into ``folder``/pictures, and into ``folder``/page as small as the page needs them."""
+    from PIL import Image
+
+    for name in ("pictures", PAGE_FOLDER):
+        (folder / name).mkdir(parents=True)
+    for path in pictures(report):
+        shutil.copy(path, folder / "pictures")
+        small = folder / PAGE_FOLDER / path.name
+        if path.suffix.lower() == ".svg":
+            shutil.copy(path, small)
+            continue
+        with Image.open(path) as image:
+            image.thumbnail((PAGE_WIDTH, 4 * PAGE_WIDTH))
+            image.save(small)
+
+
+def champion_page(text: str, version: str, who: str, when: str) -> str:
+    """The page of the registered model: who is champion, and the champion's own page."""
+    return f"**Champion: version {version}**, since {when[:16].replace('T', ' ')} UTC, by {who}.\n\n{text}"[
+        :DESCRIPTION_LIMIT
+    ]
+
+
 def page(manifest: Manifest, report: Report, description: str, model_id: str) -> str:
-    """The card for the model's page in MLflow's UI: pictures linked through the server, in 5000 characters.
+    """The card for the version's page in MLflow's UI: small pictures linked through the server, in 4700 characters.
 
     Where the whole does not fit, parts are left out from the end, and the page says where they are.
     """
     route = f"ajax-api/2.0/mlflow/logged-models/{model_id}/artifacts/files?artifact_file_path="
-    images = [f"![{path.stem}]({route}{quote(f'heimdall/pictures/{path.name}', safe='')})" for path in pictures(report)]
+    images = [
+        f"![{path.stem}]({route}{quote(f'heimdall/{PAGE_FOLDER}/{path.name}', safe='')})" for path in pictures(report)
+    ]
     parts = [_head(manifest, description), _figures(manifest, report), *images, _origin(manifest)]
     closing = "The whole card: `heimdall/card.md` among the artifacts of this model."
-    room = DESCRIPTION_LIMIT - len(closing) - 2
+    room = PAGE_LIMIT - len(closing) - 2
     chosen: list[str] = []
     for part in parts:
         if len(part) + 2 <= room:

@@ -5,6 +5,7 @@ Both ways are a :data:`~heimdall.tasks.base.Predict`: named arrays in, named arr
 
 from __future__ import annotations
 
+import logging
 import time
 import warnings
 from collections.abc import Sequence
@@ -53,6 +54,7 @@ def export_onnx(
     inputs = tuple(torch.from_numpy(np.ascontiguousarray(example[name])) for name in input_names)
     batch = torch.export.Dim("batch")
     shapes = (tuple({0: batch} for _ in inputs),)  # one entry for the one argument, *inputs
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it regrets on each export that torchvision is not here
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # the exporter warns of its own deprecations

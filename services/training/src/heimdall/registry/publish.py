@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from heimdall import logs
 from heimdall.errors import HeimdallError
-from heimdall.registry.card import figure, table
-from heimdall.registry.client import asking
+from heimdall.registry.aliases import CHAMPION
+from heimdall.registry.card import champion_page, figure, table
+from heimdall.registry.client import asking, version_or_none
 
 if TYPE_CHECKING:
     from heimdall.registry.ledger import Entry
@@ -61,15 +62,21 @@ def _publish(desk: Desk, entry: Entry) -> None:
     _log_curves(desk, entry)
     client.set_registered_model_tag(desk.name, "heimdall.ledger", run)
     if entry.moved:
-        client.set_registered_model_tag(
-            desk.name,
-            f"heimdall.{entry.alias}",
-            f"version {entry.version_to or '–'} since {entry.when[:19]} by {entry.who}",
-        )
+        _show_holder(desk, entry)
     if entry.version_to is not None:
         said = f"{entry.verdict} for {entry.alias}, {entry.when[:19]}, {entry.who}, entry {entry.number}"
         with contextlib.suppress(Exception):  # the version may be the one that does not exist
             client.set_model_version_tag(desk.name, entry.version_to, "heimdall.verdict", said)
+
+
+def _show_holder(desk: Desk, entry: Entry) -> None:
+    name, version = desk.name, entry.version_to
+    since = f"version {version or '–'} since {entry.when[:19]} by {entry.who}"
+    desk.client.set_registered_model_tag(name, f"heimdall.{entry.alias}", since)
+    holder = version_or_none(desk.client, name, version) if version is not None else None
+    if entry.alias == CHAMPION and holder is not None:
+        text = champion_page(holder.description or "", str(version), entry.who, entry.when)
+        desk.client.update_registered_model(name, text)
 
 
 def _note(name: str, entries: list[Entry]) -> str:

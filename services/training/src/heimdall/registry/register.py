@@ -12,7 +12,6 @@ Running it again takes up after the last step that was finished, and ends with t
 from __future__ import annotations
 
 import hashlib
-import shutil
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from heimdall import logs
-from heimdall.errors import HoldError
+from heimdall.errors import HoldError, ServiceError
 from heimdall.registry import card, export, model, weights
 from heimdall.registry.client import asking, connect
 from heimdall.tasks.base import Arrays, Report, Task
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 KEY_TAG = "heimdall.registration"
 TASK_TAG = "heimdall.task"
 PARITY_SAMPLES = 8
+EXAMPLE_SAMPLES = 2  # MLflow writes the example as JSON, twice
 
 log = logs.get(__name__)
 
@@ -74,15 +74,21 @@ def register_trained(
 ) -> RegisteredModel:
     """Register what a run has just trained. ``module`` holds the weights of ``checkpoint``.
 
-    Raises :class:`HoldError` where the stored model differs from ``module``, :class:`DataError` where the run has not
-    been delivered yet or the network cannot be exported, :class:`ServiceError` where the registry does not answer.
+    Raises :class:`HoldError` where the stored model differs from ``module``, :class:`DataError` where the network cannot
+    be exported, :class:`ServiceError` where the run is not delivered yet or the registry does not answer.
     """
-    tracker.flush(settings.heimdall_end_wait_seconds)
+    if not tracker.flush(settings.heimdall_end_wait_seconds):
+        raise ServiceError(
+            f"The run {run_id} is not delivered yet, so its model cannot be registered.",
+            mend=f"Once the server answers: heimdall sync, then heimdall models register {run_id}.",
+        )
+    # what was handed over may still be the run's own key: the server names the run when it is delivered
+    delivered = tracker.run_id if run_id in {tracker.run_id, tracker.run_key} else tracker.resolve_run_id(run_id)
     return register(
         task,
         data,
         report,
-        run_id=run_id,
+        run_id=delivered,
         checkpoint=checkpoint,
         settings=settings,
         description=description,
@@ -171,10 +177,9 @@ def prepare(
     )
     (folder / model.MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
     (extras / "card.md").write_text(card.write_card(manifest, report, description), encoding="utf-8")
-    (extras / "pictures").mkdir()
-    for picture in card.pictures(report):
-        shutil.copy(picture, extras / "pictures")
-    return Built(manifest=manifest, onnx_file=onnx_file, extras=extras, example=example, outputs=exported(example))
+    card.store_pictures(report, extras)
+    few = {name: array[:EXAMPLE_SAMPLES] for name, array in example.items()}
+    return Built(manifest=manifest, onnx_file=onnx_file, extras=extras, example=few, outputs=exported(few))
 
 
 def _same_weights(trained: Arrays, stored: Arrays) -> None:
