@@ -84,3 +84,10 @@ def test_a_store_that_does_not_answer_is_a_service_error(tmp_path: Path, monkeyp
     with pytest.raises(ServiceError, match="cannot be reached") as caught:
         fetch_dataset("s3://bucket/set", tmp_path)
     assert SECRET not in str(caught.value)
+
+
+def test_no_keys_at_all_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # no ~/.aws of whoever runs this
+    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(ServiceError, match="no keys"):
+        fetch_dataset("s3://bucket/set", tmp_path)

@@ -62,8 +62,7 @@ def fetch_dataset(source: str, cache: Path) -> Path:
     bucket, prefix = place.netloc, place.path.strip("/")
     if not bucket:
         raise DataError(f"{source} names no bucket.", mend="Write s3://bucket/prefix.")
-    from boto3.exceptions import S3UploadFailedError
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
     folder = cache / "fetched" / hashlib.sha256(source.encode()).hexdigest()[:16]
     try:
@@ -81,11 +80,15 @@ def fetch_dataset(source: str, cache: Path) -> Path:
             list(pool.map(lambda remote: remote.fetch(client, bucket), wanted))
     except ClientError as error:
         raise _explained(error, source) from None
-    except (BotoCoreError, S3UploadFailedError) as error:
+    except NoCredentialsError:
+        raise ServiceError(
+            f"There are no keys for the object store with {source}.",
+            mend="Set MLFLOW_S3_ACCESS_KEY_ID and MLFLOW_S3_SECRET_ACCESS_KEY.",
+        ) from None
+    except BotoCoreError as error:
         raise ServiceError(
             f"The object store with {source} cannot be reached ({type(error).__name__}).",
-            mend="Check MLFLOW_S3_ENDPOINT_URL, MLFLOW_S3_ACCESS_KEY_ID and MLFLOW_S3_SECRET_ACCESS_KEY; "
-            "what was fetched is kept.",
+            mend="Check MLFLOW_S3_ENDPOINT_URL; what was fetched is kept.",
         ) from None
     except OSError as error:
         raise OutputError(f"{source} cannot be kept in {folder}: {error.strerror}.", mend="Make room.") from error
