@@ -60,8 +60,8 @@ def test_what_is_not_finite_is_infinitely_far() -> None:
 
 
 def test_degrees_are_compared_with_their_spread_not_with_their_size() -> None:
-    degrees = np.float32([45.0, 45.1])
-    assert deviation(degrees, degrees + np.float32(0.001))[1] == pytest.approx(0.01, rel=0.05)
+    degrees = np.float32([45.0, 46.0])
+    assert deviation(degrees, degrees + np.float32(0.01))[1] == pytest.approx(0.01, rel=0.05)
 
 
 def test_a_missing_gpu_is_a_sentence(tmp_path: Path) -> None:

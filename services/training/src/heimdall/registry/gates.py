@@ -21,6 +21,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from heimdall.errors import ConfigError
+from heimdall.registry.card import figure
 from heimdall.tasks.base import Task
 
 Verdict = Literal["PROMOTE", "HOLD"]
@@ -234,14 +235,15 @@ def _judge_metric(gate: MetricGate, ours: float | None, theirs: float | None, ch
             passed=False,
         )
     if gate.limit is not None:
-        rules.append(f"{words} {gate.limit:g}")
+        rules.append(f"{words} {figure(gate.limit)}")
         passed &= sign * ours <= sign * gate.limit
     if gate.allowed_regression is not None and champion is not None:
         if theirs is None or not math.isfinite(theirs):
             rules.append("not compared: the champion's figure is not a finite number")
         else:
             bound = theirs + sign * gate.allowed_regression * abs(theirs)
-            rules.append(f"{words} {bound:.4g} (champion {theirs:.4g}, allowed {gate.allowed_regression:.0%} worse)")
+            allowed = f"allowed {gate.allowed_regression:.0%} worse"
+            rules.append(f"{words} {figure(bound)} (champion {figure(theirs)}, {allowed})")
             passed &= sign * ours <= sign * bound
     rule = " and ".join(rules) or "no champion to compare with"
     return Check(name=gate.metric, challenger=ours, champion=theirs, rule=rule, passed=passed)

@@ -74,8 +74,8 @@ def register_trained(
 ) -> RegisteredModel:
     """Register what a run has just trained. ``module`` holds the weights of ``checkpoint``.
 
-    Raises :class:`HoldError` where the stored model differs from ``module``, :class:`DataError` where the network cannot
-    be exported, :class:`ServiceError` where the run is not delivered yet or the registry does not answer.
+    Raises :class:`HoldError` where the stored model differs from ``module``, :class:`DataError` where the network
+    cannot be exported, :class:`ServiceError` where the run is not delivered yet or the registry does not answer.
     """
     if not tracker.flush(settings.heimdall_end_wait_seconds):
         raise ServiceError(
