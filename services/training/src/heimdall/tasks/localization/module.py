@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
+from torch.optim import Optimizer
 
 from heimdall.tasks.localization.config import LocalizationConfig
 from heimdall.tasks.localization.datamodule import Batch, LocalizationData
@@ -17,6 +18,7 @@ from heimdall.tasks.localization.metrics import CHI_SQUARE_68, CHI_SQUARE_95
 from heimdall.tasks.localization.network import Hyperparameters, PositionNetwork
 
 STATISTICS_SESSIONS = 1024  # enough for statistics to a hundredth of a dB
+GRADIENT_NORM = 1.0
 WARM_UP = 0.1  # share of all steps
 SCALE_BOUNDS = (0.5, 3.0)  # a few validation sessions must not stretch the stated uncertainty beyond reason
 
@@ -118,6 +120,15 @@ class LocalizationModule(LightningModule):
         }
         for name, value in figures.items():
             self.log(f"{part}/{name}", value, prog_bar=part == "val" and name in ("loss", "mae"))
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """As the trainer says; where it says nothing, to a norm of one: sure and far off, the likelihood is steep."""
+        self.clip_gradients(optimizer, gradient_clip_val or GRADIENT_NORM, gradient_clip_algorithm or "norm")
 
     def configure_optimizers(self) -> Any:
         """AdamW; learning rate warms up over a tenth of all steps, then falls as a cosine. No decay on vectors."""

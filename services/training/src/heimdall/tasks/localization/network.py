@@ -16,6 +16,7 @@ from heimdall.tasks.localization.compact import CompactBackbone
 from heimdall.tasks.localization.config import Backbone
 
 Hyperparameters = dict[str, Any]
+SIGMA_START = 0.5413  # softplus(0.5413) = 1
 
 
 class PositionNetwork(nn.Module):
@@ -34,6 +35,10 @@ class PositionNetwork(nn.Module):
         self.dropout = nn.Dropout(options["dropout"])
         self.position_head = nn.Linear(self.backbone.width, 2)
         self.sigma_head = nn.Linear(self.backbone.width, 2)
+        for head, bias in ((self.position_head, 0.0), (self.sigma_head, SIGMA_START)):
+            # Start at the null model, whatever the backbone gives: far off and sure of it, the loss has no bound
+            nn.init.normal_(head.weight, std=0.01)
+            nn.init.constant_(head.bias, bias)
         for buffer, start in (("feature_mean", 0.0), ("feature_std", 1.0)):
             self.register_buffer(buffer, torch.full((self.receivers, 1, 1), start))
         self.register_buffer("target_mean", torch.zeros(2))
