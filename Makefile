@@ -44,6 +44,34 @@ test: lint  ## lint, then all tests with a real PostgreSQL and a real S3 server
 bench: $(INSTALLED)  ## All measurements, as ratios side by side
 	$(BIN)/pytest -m benchmark tests/benchmarks -s $(ARGS)
 
+.PHONY: test-stack
+test-stack: $(INSTALLED)  ## Bring the real stack up in Docker and try everything on it
+	@docker info >/dev/null 2>&1 || { echo "test-stack: no Docker engine answers; start Docker, or set DOCKER_HOST." >&2; exit 69; }
+	scripts/install-chromium
+	$(BIN)/pytest -m stack tests/stack $(ARGS)
+
+.PHONY: env
+env:  ## Write .env with random secrets
+	@scripts/make-env
+
+.PHONY: up
+up:  ## Start the stack and a training job (with the GPU where there is one)
+	@scripts/up $(ARGS)
+
+.PHONY: down
+down:  ## Stop the stack; what it kept stays in its volumes
+	docker compose down $(ARGS)
+
+.PHONY: logs
+logs:  ## Follow the training job (ARGS=mlflow for another service)
+	docker compose logs --follow $(or $(ARGS),training)
+
+.PHONY: psql
+psql:  ## A PostgreSQL prompt in the stack's database
+	docker compose exec postgres sh -c 'PGPASSWORD=$$POSTGRES_PASSWORD exec psql -h 127.0.0.1 -U "$$POSTGRES_USER" "$$POSTGRES_DB"'
+
 .PHONY: ui
-ui: $(INSTALLED)  ## The MLflow UI on the runs kept here
-	$(BIN)/heimdall ui
+ui:  ## The MLflow UI: the stack's where it runs, else on the runs kept here
+	@address=$$(docker compose port mlflow 5000 2>/dev/null); \
+	if [ -n "$$address" ]; then echo "The stack's MLflow: http://$$address"; \
+	else $(MAKE) --no-print-directory $(INSTALLED) && $(BIN)/heimdall ui; fi

@@ -21,7 +21,7 @@ for _name in ("compose", "browser"):
     sys.modules[_name] = importlib.util.module_from_spec(_spec)
     _spec.loader.exec_module(sys.modules[_name])
 
-import compose
+import compose  # noqa: E402
 
 PULL_SECONDS = 120
 notes: list[str] = []
@@ -52,8 +52,8 @@ def files() -> tuple[str, ...]:
     have = subprocess.run(["docker", "image", "inspect", image], capture_output=True, check=False).returncode == 0
     if not have:
         try:
-            pull = subprocess.run(["docker", "pull", "--quiet", image], capture_output=True, check=False, timeout=PULL_SECONDS)
-            have = pull.returncode == 0
+            pull = ["docker", "pull", "--quiet", image]
+            have = subprocess.run(pull, capture_output=True, check=False, timeout=PULL_SECONDS).returncode == 0
         except subprocess.TimeoutExpired:
             have = False
     if have:
