@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 MINUTE = 60
 LOG_WIDTH = 140
+NARROW = 100
 
 
 def make_console(*, quiet: bool) -> Console:
@@ -30,9 +32,13 @@ def print_closing(console: Console, task: Task[Any], config: RunConfig, result: 
     """Print the report's table, its notes, and where everything is."""
     console.print()
     if result.report.rows:
-        table = Table(title=f"{task.name} on the test data", title_justify="left", title_style="bold")
-        for index, column in enumerate(result.report.columns):
-            table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
+        table = Table(title=f"{task.name} on the test data", title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+        first, *others = result.report.columns
+        table.add_column(first)
+        for column in others:
+            # on a narrow terminal names and headings wrap; figures never do
+            heading = column.replace(" ", "\n") if console.width < NARROW else column
+            table.add_column(heading, justify="right", no_wrap=True)
         for row in result.report.rows:
             table.add_row(*row)
         console.print(table)

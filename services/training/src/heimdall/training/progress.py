@@ -10,10 +10,13 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 REFRESH_SECONDS = 0.2
 LOG_SECONDS = 10.0
+LOG_WIDTH = 90
+AROUND_FIGURES = 42  # epoch, bar and remaining time
 
 
 class LearningRates(LearningRateMonitor):
@@ -41,9 +44,8 @@ class ProgressLine(Callback):
         if not self._console.is_terminal or not trainer.is_global_zero:
             return
         columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=16),
             TextColumn("{task.fields[figures]}", style="cyan"),
             TimeRemainingColumn(),
         )
@@ -60,7 +62,7 @@ class ProgressLine(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the new figures."""
         del pl_module
-        self._figures = figures(trainer.callback_metrics)
+        self._figures = figures(trainer.callback_metrics, self._console.width - AROUND_FIGURES)
         if self._bar is not None:
             self._draw(trainer)
 
@@ -71,8 +73,10 @@ class ProgressLine(Callback):
         due = last or time.monotonic() - self._printed > LOG_SECONDS
         if self._bar is None and trainer.is_global_zero and due and trainer.state.fn == "fit":
             self._printed = time.monotonic()
-            line = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {figures(trainer.callback_metrics)}"
-            self._console.print(line, highlight=False, soft_wrap=True)
+            epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+            self._console.print(
+                f"{epoch}  {figures(trainer.callback_metrics, LOG_WIDTH)}", highlight=False, soft_wrap=True
+            )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the terminal as it was."""
@@ -105,10 +109,14 @@ class ProgressLine(Callback):
             self._bar = None
 
 
-def figures(metrics: Mapping[str, torch.Tensor], limit: int = 4) -> str:
-    """The figures of an epoch in one line: ``train/loss 0.52  val/loss 0.48  val/mae 0.31``."""
+def figures(metrics: Mapping[str, torch.Tensor], width: int) -> str:
+    """The figures of an epoch that fit ``width`` characters: ``val/loss 0.48  train/loss 0.52  val/mae 0.31``."""
     kept = {
         n.removesuffix("_epoch"): v for n, v in metrics.items() if not n.endswith("_step") and not n.startswith("lr-")
     }
-    order = sorted(kept, key=lambda name: (not name.endswith("loss"), name.startswith("val"), name))
-    return "  ".join(f"{name} {float(kept[name]):.4g}" for name in order[:limit])
+    line = ""
+    for name in sorted(kept, key=lambda name: (not name.endswith("loss"), not name.startswith("val"), name)):
+        longer = f"{line}  {name} {float(kept[name]):.4g}".strip()
+        if len(longer) <= width:
+            line = longer
+    return line

@@ -21,9 +21,9 @@ HEAD = """# Configuration
 
 What is trained, and how, is said by **options**. Each option is declared once and has four faces: a flag
 (`--learning-rate`, `--learning_rate` too), an environment variable (`HEIMDALL_LEARNING_RATE`), a key in a `--config`
-file (`learning_rate`; TOML, JSON or YAML), and a row here. Order: flag > environment > `.env` > config file > default;
-a resumed run takes its own options in place of the defaults. An unknown key in a file is an error that names the nearest
-known ones. Lists are written as JSON or with commas.
+file (`learning_rate`; TOML, JSON or YAML), and a row here. Order: flag > environment > `.env` > config file >
+default; a resumed run takes its own options in place of the defaults. An unknown key in a file is an error that names
+the nearest known ones. Lists are written as JSON or with commas.
 
 Where things are (servers, credentials, folders) is said by **settings**, from the environment and `.env` alone.
 """

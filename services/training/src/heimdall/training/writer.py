@@ -117,6 +117,8 @@ def write(checkpoint: Any, path: Path) -> None:
 
 def link(source: Path, target: Path) -> None:
     """Make ``target`` another name of ``source``, at once."""
+    if target.exists() and target.samefile(source):
+        return  # a rename between two names of one file would do nothing and leave both
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     part.unlink(missing_ok=True)
     try:
