@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "train": "Train, track and register a model.",
+    "tune": "Measure which batch size and how many workers train fastest here.",
     "simulate": "Write a data set drawn from one seed.",
     "predict": "Run a model on new recordings.",
     "reconstruct": "Reconstruct an object from diffraction patterns.",

@@ -221,7 +221,12 @@ def reduced(module: LightningModule, trainer: Trainer) -> Iterator[None]:
     if trainer.world_size == 1:
         yield
         return
-    module.log = partial(module.log, sync_dist=True)  # type: ignore[method-assign]
+    log = module.log
+
+    def log_reduced(*args: Any, **how: Any) -> None:
+        log(*args, **{**how, "sync_dist": True})
+
+    module.log = log_reduced  # type: ignore[method-assign]
     try:
         yield
     finally:

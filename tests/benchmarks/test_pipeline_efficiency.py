@@ -1,0 +1,189 @@
+"""Steps a second of the whole pipeline beside a bare PyTorch loop, and beside Lightning with its MLFlowLogger.
+
+The same module, the same number of batches. The bare loop has its batches in memory and does nothing but train. The
+others load from disk, log to MLflow after every step, save checkpoints and show a progress bar; validation is left out
+of all times.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from bench import Table, median_ratios
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import MLFlowLogger
+from rich.console import Console
+
+from heimdall.settings import Settings
+from heimdall.tasks.base import Task, find_task
+from heimdall.training.config import RunConfig
+from heimdall.training.pipeline import TrainingPipeline
+
+WARM_UP_STEPS = 3
+BARE = "bare loop, batches in memory"
+TASKS: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {  # full, short
+    "localization": (
+        {"backbone": "COMPACT", "batch_size": 256, "epochs": 8, "sample_sessions": 1500},
+        {"backbone": "COMPACT", "batch_size": 16, "epochs": 2, "sample_sessions": 120},
+    ),
+    "ptychography": (
+        {"batch_size": 16, "epochs": 3, "simulate_patterns": 512, "preview_every": 0},
+        {"batch_size": 4, "epochs": 2, "simulate_patterns": 64, "preview_every": 0, "width": 8},
+    ),
+}
+
+
+class Stopwatch(Callback):
+    """Seconds a training step, from after the first few on, validation left out."""
+
+    def __init__(self) -> None:
+        self.steps, self._start, self._last, self._paused, self._pause = 0, 0.0, 0.0, 0.0, 0.0
+
+    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
+        self.steps += 1
+        self._last = time.perf_counter()
+        if self.steps == WARM_UP_STEPS:
+            self._start, self._paused = self._last, 0.0
+
+    def on_validation_start(self, *_: Any) -> None:
+        self._pause = time.perf_counter()
+
+    def on_validation_end(self, *_: Any) -> None:
+        self._paused += time.perf_counter() - self._pause
+
+    @property
+    def rate(self) -> float:
+        """Steps a second."""
+        # a validation after the last step is not in the time
+        paused = self._paused if self._last > self._pause else self._paused - (time.perf_counter() - self._pause)
+        return (self.steps - WARM_UP_STEPS) / (self._last - self._start - paused)
+
+
+class Training:
+    """One task made ready, and three ways to train it."""
+
+    def __init__(self, name: str, options: dict[str, Any], folder: Path) -> None:
+        self.task: Task[Any] = find_task(name)
+        self.folder = folder
+        self.config = self.task.prepare(self.task.config_model.model_validate(options), folder / "cache")
+        data = self.task.datamodule(self.config)
+        self.batches = list(data.train_dataloader())
+        self.count = itertools.count()
+
+    def _fresh(self) -> tuple[LightningModule, LightningDataModule]:
+        data = self.task.datamodule(self.config)
+        return self.task.module(self.config, data), data
+
+    def bare(self) -> float:
+        """Forward, backward, optimizer, schedule; the batches are in memory."""
+        module, _ = self._fresh()
+        total = len(self.batches) * self.config.epochs
+        module.log = lambda *_, **__: None  # type: ignore[method-assign]
+        module._trainer = SimpleNamespace(estimated_stepping_batches=total, world_size=1)  # type: ignore[assignment]
+        made: Any = module.configure_optimizers()
+        optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
+        module.optimizers = lambda **_: optimizer  # type: ignore[method-assign]
+        module.train()
+        takes = len(inspect.signature(module.training_step).parameters)
+        start = 0.0
+        for number in range(total):
+            if number == WARM_UP_STEPS:
+                start = time.perf_counter()
+            optimizer.zero_grad()
+            loss: Any = module.training_step(*(self.batches[number % len(self.batches)], number)[:takes])
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        return (total - WARM_UP_STEPS) / (time.perf_counter() - start)
+
+    def pipeline(self) -> float:
+        """``heimdall train`` up to the end of training."""
+        watch = Stopwatch()
+        home = self.folder / f"home-{next(self.count)}"
+        run = RunConfig(
+            output_dir=home / "out", log_every_n_steps=1, early_stop_patience=0, register_model=False, accelerator="cpu"
+        )
+        pipeline = TrainingPipeline(_timed(self.task, watch), self.config, run, Settings(heimdall_home=home))
+        pipeline.console = Console(file=io.StringIO(), force_terminal=True, width=100)
+        pipeline.run()
+        return watch.rate
+
+    def lightning(self) -> float:
+        """Lightning as its documentation has it, with MLFlowLogger on the same kind of store."""
+        watch = Stopwatch()
+        home = self.folder / f"lightning-{next(self.count)}"
+        home.mkdir()
+        module, data = self._fresh()
+        trainer = Trainer(
+            max_epochs=self.config.epochs,
+            accelerator="cpu",
+            log_every_n_steps=1,
+            num_sanity_val_steps=0,
+            enable_model_summary=False,
+            default_root_dir=home,
+            logger=MLFlowLogger("bench", tracking_uri=f"sqlite:///{home}/mlflow.db", artifact_location=str(home / "a")),
+            callbacks=[watch, ModelCheckpoint(home, save_last=True, save_top_k=3, monitor=self.task.monitor.metric)],
+        )
+        trainer.fit(module, datamodule=data)
+        return watch.rate
+
+
+def _timed(task: Task[Any], watch: Callback) -> Task[Any]:
+    kind = type(task)
+
+    class Timed(kind):  # type: ignore[misc, valid-type]
+        def callbacks(self, *given: Any) -> list[Callback]:
+            return [*super().callbacks(*given), watch]
+
+    return Timed()
+
+
+@pytest.fixture
+def one_core_for_torch() -> Iterator[int]:
+    """The bare loop has nobody beside it, the pipeline has its courier: each gets the same cores for its arithmetic."""
+    before = torch.get_num_threads()
+    chosen = max(1, len(os.sched_getaffinity(0)) - 1)
+    torch.set_num_threads(chosen)
+    yield chosen
+    torch.set_num_threads(before)
+
+
+@pytest.mark.benchmark
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", list(TASKS))
+def test_the_pipeline_trains_at_the_speed_of_a_bare_loop(
+    name: str, tmp_path: Path, bench_table: Callable[..., Table], full_bench: bool, one_core_for_torch: int
+) -> None:
+    options = TASKS[name][0 if full_bench else 1]
+    training = Training(name, options, tmp_path)
+    found = median_ratios(
+        {
+            "bare loop, batches in memory": training.bare,
+            "heimdall": training.pipeline,
+            "Lightning and MLFlowLogger": training.lightning,
+        },
+        base="bare loop, batches in memory",
+        rounds=3 if full_bench else 1,
+    )
+    step = 1e3 / found[BARE][0]
+    said = ", ".join(f"{key} {value}" for key, value in options.items())
+    table = bench_table(
+        f"Pipeline efficiency: {name}",
+        ["training loop", "steps/s", "ratio"],
+        f"{said}; a bare step takes {step:.0f} ms on {one_core_for_torch} core(s). Metrics of every step go to SQLite; "
+        " all loading, logging, checkpoints and the progress bar are in, validation is not.",
+    )
+    for workload, (rate, ratio) in found.items():
+        table.row(workload, rate, ratio)
+    assert all(rate > 0 for rate, _ in found.values())
