@@ -20,7 +20,7 @@ from heimdall.registry.register import KEY_TAG, register
 from heimdall.settings import Settings
 
 NAME = "heimdall-beacon"
-ROUNDS = int(os.environ.get("HEIMDALL_FAULT_ROUNDS", "6"))
+ROUNDS = int(os.environ.get("HEIMDALL_FAULT_ROUNDS", "4"))
 MOST_WRITES = 60
 
 _spec = importlib.util.spec_from_file_location("registry_proxy", Path(__file__).with_name("proxy.py"))

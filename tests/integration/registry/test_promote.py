@@ -62,3 +62,85 @@ def test_the_way_of_a_model_from_first_champion_to_rollback(local: Any, put: Any
     assert entries[3].why == "the judge is on holiday"
     assert all(entry.who and entry.when for entry in entries)
     assert entries[1].data_digest == entries[2].data_digest != ""
+
+
+def test_what_happens_past_the_ledger_is_seen_and_recorded(local: Any, put: Any, beacon: Any, gates: Path) -> None:
+    first, second = put(local), put(local)
+    judge = {"gates_file": gates, "data": str(beacon().folder)}
+    promote(NAME, first, local, **judge)
+    client = connect(local)
+    client.set_registered_model_alias(NAME, "champion", second)
+    assert [entry.verdict for entry in history(NAME, local)] == ["PROMOTE", "OUTSIDE"]
+    assert rollback(NAME, local).entry.version_to == first
+
+    client.delete_model_version(NAME, first)  # the champion is gone, and MLflow removes its alias
+    decision = promote(NAME, second, local, **judge)
+    assert decision.entry.version_from is None
+    assert decision.entry.verdict == "PROMOTE"
+    assert [entry.verdict for entry in history(NAME, local)][-2:] == ["OUTSIDE", "PROMOTE"]
+    gone = promote(NAME, first, local, **judge)
+    assert gone.held
+    assert "does not exist" in gone.entry.reasons[0]
+    with pytest.raises(DataError, match="was deleted"):
+        rollback(NAME, local)
+
+
+def test_data_that_changed_is_told_and_nan_holds(
+    local: Any, put: Any, beacon: Any, gates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import numpy as np
+    import toy_beacon
+
+    data = toy_beacon.make_data(tmp_path / "data", seed=5)
+    judge = {"gates_file": gates, "data": str(data)}
+    first, second = put(local), put(local)
+    promote(NAME, first, local, **judge)
+    toy_beacon.make_data(data, seed=6)
+    decision = promote(NAME, second, local, **judge)
+    assert decision.notes == (
+        "The data set changed since entry 1 of the ledger; both models were evaluated on it anew.",
+    )
+
+    with np.load(data / "beacon.npz") as file:
+        content = dict(file)
+    content["features"][:40] = np.nan
+    np.savez(data / "beacon.npz", **content)
+    held = promote(NAME, first, local, **judge)
+    assert held.held
+    assert any("not a finite number" in reason for reason in held.entry.reasons)
+
+
+def test_a_champion_that_cannot_be_opened_holds_until_forced(local: Any, put: Any, beacon: Any, gates: Path) -> None:
+    import shutil
+
+    first, second = put(local), put(local)
+    judge = {"gates_file": gates, "data": str(beacon().folder)}
+    promote(NAME, first, local, **judge)
+    client = connect(local)
+    shutil.rmtree(client.get_logged_model(client.get_model_version(NAME, first).model_id).artifact_location)
+    shutil.rmtree(local.cache_dir / "models")
+    held = promote(NAME, second, local, **judge)
+    assert held.held
+    assert "cannot be evaluated" in held.entry.reasons[0]
+    assert champion(local) == first
+    assert promote(NAME, second, local, force=True, reason="the files are lost", **judge).entry.verdict == "FORCED"
+    assert champion(local) == second
+
+
+def test_the_tracker_of_the_public_face_takes_the_gates_on_the_way_to_production(
+    local: Any, put: Any, beacon: Any, gates: Path
+) -> None:
+    import heimdall
+    from heimdall.errors import HoldError
+
+    good, bad = put(local, 1.0), put(local, 0.2)
+    named = gates.with_name("with-data.toml")
+    named.write_text(f"data = '{beacon().folder}'\n" + gates.read_text())
+    settings = local.model_copy(update={"heimdall_gates_file": str(named)})
+    tracker = heimdall.initialize_mlflow(settings)
+    tracker.transition_model_stage(NAME, good, "Production")
+    with pytest.raises(HoldError, match="was held back: error/median_deg"):
+        tracker.transition_model_stage(NAME, bad, "Production")
+    assert champion(settings) == good
+    assert stages(settings)[good] == "Production"
+    assert [entry.verdict for entry in history(NAME, settings)] == ["PROMOTE", "HOLD"]

@@ -119,3 +119,18 @@ def test_a_wrong_gates_file_is_named_with_its_place(tmp_path: Path, text: str, w
 @pytest.mark.parametrize("task", ["localization", "ptychography"])
 def test_both_tasks_ship_gates(task: str) -> None:
     assert find_gates(find_task(task), None).metrics
+
+
+@pytest.mark.parametrize("model", [Gates, MetricGate, CalibrationGate])
+def test_the_reference_names_every_key_as_the_code_describes_it(model: Any) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "reference" / "gates.md").read_text()
+    for name, field in model.model_fields.items():
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |") and field.description in line)
+        assert row
+
+
+def test_the_example_of_the_reference_is_a_gates_file(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "reference" / "gates.md").read_text()
+    path = tmp_path / "gates.toml"
+    path.write_text(text.split("```toml\n")[1].split("```")[0])
+    assert read_gates(path).max_latency_ms == 50.0

@@ -15,7 +15,7 @@ _PUBLIC = {
     "MLflowTracker": "heimdall.tracking.tracker",
     "Settings": "heimdall.settings",
     "TrainingPipeline": "heimdall.training.pipeline",
-    "initialize_mlflow": "heimdall.tracking.tracker",
+    "initialize_mlflow": "heimdall.registry.gatekeeper",
 }
 __all__ = sorted(_PUBLIC)
 

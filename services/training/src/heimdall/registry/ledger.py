@@ -235,6 +235,7 @@ def _propose_run(client: MlflowClient, settings: Settings, model: str) -> str:
     home = experiment_id(client, settings, EXPERIMENT)
     tags: dict[str, Any] = {RUN_TAG: model, "mlflow.runName": f"promotions of {model}", "mlflow.user": whoami()}
     run_id = str(client.create_run(home, tags=tags).info.run_id)
+    client.set_terminated(run_id)  # nothing runs; a finished run takes entries all the same
     try:
         mark = client.create_experiment(f"{EXPERIMENT}/{model}", tags={RUN_TAG: run_id})
         client.delete_experiment(mark)
