@@ -12,6 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
 
+from heimdall.tasks.distributed import gather_rows, own_rows, world
 from heimdall.tasks.localization.config import LocalizationConfig
 from heimdall.tasks.localization.datamodule import Batch, LocalizationData
 from heimdall.tasks.localization.metrics import CHI_SQUARE_68, CHI_SQUARE_95
@@ -76,9 +77,9 @@ class LocalizationModule(LightningModule):
         power, fading = (float(self.options[f"augment_{kind}_db"]) for kind in ("power", "fading"))
         if not power and not fading:
             return features
-        count, receivers = features.shape[:2]
-        shift = power * (2 * torch.rand(count, 1, device=features.device) - 1)
-        shift = shift + fading * torch.randn(count, receivers, device=features.device)
+        count, receivers = len(features) * world()[1], features.shape[1]
+        shift = power * (2 * own_rows(torch.rand(count, 1, device=features.device)) - 1)
+        shift = shift + fading * own_rows(torch.randn(count, receivers, device=features.device))
         return features + shift[..., None, None]
 
     def validation_step(self, batch: Batch) -> None:
@@ -103,7 +104,7 @@ class LocalizationModule(LightningModule):
         self._log_figures("test", *self._take_collected())
 
     def _take_collected(self) -> tuple[Tensor, Tensor, Tensor]:
-        position, sigma, truth = (torch.cat(parts) for parts in zip(*self._collected, strict=True))
+        position, sigma, truth = (gather_rows(torch.cat(parts)) for parts in zip(*self._collected, strict=True))
         self._collected.clear()
         return position, sigma, truth
 
