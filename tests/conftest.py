@@ -11,13 +11,20 @@ from typing import Any
 
 import pytest
 
-# a plain module beside this file, importable as `servers` under --import-mode=importlib
-_spec = importlib.util.spec_from_file_location("servers", Path(__file__).with_name("servers.py"))
-assert _spec is not None
-assert _spec.loader is not None
-servers = importlib.util.module_from_spec(_spec)
-sys.modules.setdefault("servers", servers)
-_spec.loader.exec_module(servers)
+
+def _beside(name: str) -> Any:
+    """A plain module beside this file, importable by its name under --import-mode=importlib."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+servers = _beside("servers")
+proxy = _beside("proxy")
 
 FOREIGN = (
     "AWS_ACCESS_KEY_ID",

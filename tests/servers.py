@@ -206,7 +206,8 @@ class S3:
         client = self.client()
         wait_until(lambda: client.list_buckets()["ResponseMetadata"]["HTTPStatusCode"] == 200, "S3 does not answer")
         probe = "probe"
-        wait_until(lambda: client.create_bucket(Bucket=probe), "S3 makes no bucket")
+        if probe not in {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}:
+            wait_until(lambda: client.create_bucket(Bucket=probe), "S3 makes no bucket")
         wait_until(lambda: client.put_object(Bucket=probe, Key="x", Body=b"x"), "S3 stores nothing")
 
     def make_bucket(self) -> str:

@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 # struct flock: type, whence, start, len, pid on Linux; start, len, pid, type, whence on macOS
-_LAYOUT, _TYPE = ("qqihh", 3) if sys.platform == "darwin" else ("hhqqi", 0)
+_IS_MACOS = sys.platform == "darwin"
+_LAYOUT = "qqihh" if _IS_MACOS else "hhqqi"
 _held: set[Path] = set()
 
 
@@ -55,16 +56,21 @@ class ProcessLock:
 
 def is_locked(path: Path) -> bool:
     """Whether a living process holds the lock at ``path``. Asks without taking it, so nobody is disturbed."""
+    return holder(path) is not None
+
+
+def holder(path: Path) -> int | None:
+    """Process id of whoever holds the lock at ``path`` (0 where it lives in another container), None for nobody."""
     path = path.absolute()
     if path in _held:
-        return True  # closing any descriptor of our own lock would release it
+        return os.getpid()  # closing any descriptor of our own lock would release it
     with contextlib.suppress(FileNotFoundError):
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            values = {"type": fcntl.F_WRLCK, "whence": os.SEEK_SET}
-            order = (0, 0, 0, values["type"], 0) if _TYPE else (values["type"], values["whence"], 0, 0, 0)
-            answer = fcntl.fcntl(descriptor, fcntl.F_GETLK, struct.pack(_LAYOUT, *order))
-            return bool(struct.unpack(_LAYOUT, answer)[_TYPE] != fcntl.F_UNLCK)
+            question = (0, 0, 0, fcntl.F_WRLCK, os.SEEK_SET) if _IS_MACOS else (fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            answer = struct.unpack(_LAYOUT, fcntl.fcntl(descriptor, fcntl.F_GETLK, struct.pack(_LAYOUT, *question)))
+            kind, process = (answer[3], answer[2]) if _IS_MACOS else (answer[0], answer[4])
+            return None if kind == fcntl.F_UNLCK else int(process)
         finally:
             os.close(descriptor)
-    return False
+    return None
