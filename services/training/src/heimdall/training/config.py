@@ -32,7 +32,7 @@ class RunConfig(BaseModel):
     resume: str = Field(
         "",
         description="Continue a run: its output folder, its run id, or auto "
-        "(the unfinished run in --output-dir if there is one, else a new run).",
+        "(the newest run in --output-dir, or of this task, if it is unfinished; else a new run).",
     )
     register_model: bool = Field(
         True,
@@ -42,7 +42,7 @@ class RunConfig(BaseModel):
     strict_tracking: bool = Field(False, description="End with exit code 75 where not everything could be delivered.")
     publish_checkpoints: Literal["none", "best", "all"] = Field(
         "best",
-        description="Checkpoints kept as artifacts: none; the best and the last at the end; all as they are written.",
+        description="Checkpoints kept as artifacts: none; the best at the end; all as they are written.",
     )
 
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = Field(
