@@ -74,8 +74,25 @@ class Browser:
     def evaluate(self, expression: str) -> Any:
         return self._call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
 
+    def click(self, element: str) -> None:
+        """Click the first element of a CSS selector, where there is one."""
+        self.evaluate(f"document.querySelector({element!r})?.click()")
+
+    def fill(self, element: str, text: str) -> None:
+        """Type into an input as React expects it: through the native setter, then an event."""
+        self.evaluate(
+            f"(() => {{ const input = document.querySelector({element!r});"
+            "Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set"
+            f".call(input, {text!r}); input.dispatchEvent(new Event('input', {{bubbles: true}})) }})()"
+        )
+
     def picture(self, url: str, drawn: str, path: Path, timeout_seconds: float = 60.0) -> str:
         """Open ``url``, wait until the expression ``drawn`` is true, write a PNG; returns the page's text."""
+        self.open(url, drawn, path, timeout_seconds)
+        return self.keep(path)
+
+    def open(self, url: str, drawn: str, path: Path, timeout_seconds: float = 60.0) -> None:
+        """Open ``url`` and wait until the expression ``drawn`` is true; ``path`` is for a picture of the failure."""
         self._call("Page.navigate", url="about:blank")
         self._call("Page.navigate", url=url)
         deadline = time.monotonic() + timeout_seconds
@@ -85,6 +102,10 @@ class Browser:
                 text = self.evaluate("document.body.innerText")
                 raise TimeoutError(f"{url} does not show what it should (see {path}): {drawn}\n{text}")
             time.sleep(0.3)
+        self.click('[data-component-id="mlflow.assistant.chat_panel.close"]')
+
+    def keep(self, path: Path) -> str:
+        """Write a PNG of the page as it is now; returns its text."""
         time.sleep(2)  # charts draw themselves in; the picture is for people, no assertion hangs on this
         path.write_bytes(self._screenshot())
         return str(self.evaluate("document.body.innerText"))

@@ -99,6 +99,11 @@ class Stack:
         return self.compose("run", "--rm", "-T", "training", *words, check=check, timeout=timeout, **environment)
 
     def down(self, *options: str) -> None:
+        """Remove the containers; what they said stays in build/stack.log."""
+        log = REPOSITORY / "build" / "stack.log"
+        log.parent.mkdir(exist_ok=True)
+        with log.open("a") as file:
+            file.write(self.compose("logs", "--no-color", "--timestamps", check=False).stdout)
         self.compose("down", "--remove-orphans", "--timeout", "5", *options)
 
     def state(self, service: str) -> dict[str, Any]:

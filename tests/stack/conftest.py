@@ -78,11 +78,9 @@ def built(files: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> c
     started = time.monotonic()
     stack.compose("build", timeout=1500)
     notes.append(f"images built in {time.monotonic() - started:.0f} s (layers that were there already cost nothing)")
-    for service in ("mlflow", "training", "minio"):
-        image = stack.compose("config", "--images", service).stdout.split()
-        for name in sorted({word for word in image if service in word or "s3" in word}):
-            size = int(stack.command("docker", "image", "inspect", "--format", "{{.Size}}", name).stdout)
-            notes.append(f"image {name}: {size / 1e9:.2f} GB")
+    for name in sorted(set(stack.compose("config", "--images").stdout.split())):
+        size = int(stack.command("docker", "image", "inspect", "--format", "{{.Size}}", name).stdout)
+        notes.append(f"image {name}: {size / 1e9:.2f} GB")
     return stack
 
 
@@ -101,7 +99,4 @@ def stack(built: compose.Stack) -> Iterator[compose.Stack]:
         notes.append(f"up to the first metric in MLflow: {time.monotonic() - started:.0f} s")
         yield built
     finally:
-        logs = built.compose("logs", "--no-color", check=False).stdout
-        (compose.REPOSITORY / "build").mkdir(exist_ok=True)
-        (compose.REPOSITORY / "build" / "stack.log").write_text(logs)
         built.down("--volumes")

@@ -89,8 +89,11 @@ def test_people_see_run_curves_picture_and_model(
     with browser.Browser(tmp_path) as chromium:
         chromium.picture(f"{home}/runs", has_text(name), pictures / "run-list.png")
         curves = "document.querySelectorAll('.js-plotly-plot .scatterlayer .trace').length > 2"
-        text = chromium.picture(f"{home}/runs/{identifier}/model-metrics", curves, pictures / "run-curves.png")
+        chromium.open(f"{home}/runs/{identifier}/model-metrics", curves, pictures / "run-curves.png")
+        chromium.fill('input[placeholder="Search metric charts"]', "loss")
+        text = chromium.keep(pictures / "run-curves.png")
         assert "val" in text
+        assert "train" in text
         drawn = "[...document.images].some(image => image.src.startsWith('blob:') && image.naturalWidth > 300) || \
             document.querySelector('.js-plotly-plot .imagelayer image')"
         chromium.picture(f"{home}/runs/{identifier}/artifacts/{picture}", drawn, pictures / "artifact.png")
