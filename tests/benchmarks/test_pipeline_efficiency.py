@@ -28,17 +28,18 @@ from rich.console import Console
 from heimdall.settings import Settings
 from heimdall.tasks.base import Task, find_task
 from heimdall.training.config import RunConfig
+from heimdall.training.overhead import fuse
 from heimdall.training.pipeline import TrainingPipeline
 
 WARM_UP_STEPS = 3
 BARE = "bare loop, batches in memory"
 TASKS: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {  # full, short
     "localization": (
-        {"backbone": "COMPACT", "batch_size": 256, "epochs": 8, "sample_sessions": 1500},
+        {"backbone": "COMPACT", "batch_size": 64, "epochs": 10, "sample_sessions": 1500},
         {"backbone": "COMPACT", "batch_size": 16, "epochs": 2, "sample_sessions": 120},
     ),
     "ptychography": (
-        {"batch_size": 16, "epochs": 3, "simulate_patterns": 512, "preview_every": 0},
+        {"batch_size": 16, "epochs": 3, "simulate_patterns": 256, "preview_every": 0},
         {"batch_size": 4, "epochs": 2, "simulate_patterns": 64, "preview_every": 0, "width": 8},
     ),
 }
@@ -52,9 +53,9 @@ class Stopwatch(Callback):
 
     def on_train_batch_end(self, *_: Any, **__: Any) -> None:
         self.steps += 1
-        self._last = time.perf_counter()
+        self._last = time.perf_counter() - self._paused
         if self.steps == WARM_UP_STEPS:
-            self._start, self._paused = self._last, 0.0
+            self._start = self._last
 
     def on_validation_start(self, *_: Any) -> None:
         self._pause = time.perf_counter()
@@ -65,9 +66,7 @@ class Stopwatch(Callback):
     @property
     def rate(self) -> float:
         """Steps a second."""
-        # a validation after the last step is not in the time
-        paused = self._paused if self._last > self._pause else self._paused - (time.perf_counter() - self._pause)
-        return (self.steps - WARM_UP_STEPS) / (self._last - self._start - paused)
+        return (self.steps - WARM_UP_STEPS) / (self._last - self._start)
 
 
 class Training:
@@ -86,15 +85,18 @@ class Training:
         return self.task.module(self.config, data), data
 
     def bare(self) -> float:
-        """Forward, backward, optimizer, schedule; the batches are in memory."""
+        """Forward, backward, gradient clipping, fused optimizer, schedule; the batches are in memory."""
         module, _ = self._fresh()
         total = len(self.batches) * self.config.epochs
         module.log = lambda *_, **__: None  # type: ignore[method-assign]
         module._trainer = SimpleNamespace(estimated_stepping_batches=total, world_size=1)  # type: ignore[assignment]
+        module.clip_gradients = clip  # type: ignore[method-assign]
         made: Any = module.configure_optimizers()
         optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
         module.optimizers = lambda **_: optimizer  # type: ignore[method-assign]
         module.train()
+        for group in optimizer.param_groups:
+            fuse(group, optimizer.state)
         takes = len(inspect.signature(module.training_step).parameters)
         start = 0.0
         for number in range(total):
@@ -103,6 +105,7 @@ class Training:
             optimizer.zero_grad()
             loss: Any = module.training_step(*(self.batches[number % len(self.batches)], number)[:takes])
             loss.backward()
+            module.configure_gradient_clipping(optimizer)
             optimizer.step()
             schedule.step()
         return (total - WARM_UP_STEPS) / (time.perf_counter() - start)
@@ -137,6 +140,13 @@ class Training:
         )
         trainer.fit(module, datamodule=data)
         return watch.rate
+
+
+def clip(optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, **_: Any) -> None:
+    """What Lightning does where a module wants its gradient clipped."""
+    if gradient_clip_val:
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        torch.nn.utils.clip_grad_norm_(weights, gradient_clip_val)
 
 
 def _timed(task: Task[Any], watch: Callback) -> Task[Any]:

@@ -57,6 +57,12 @@ class RunConfig(BaseModel):
     strategy: str = Field("auto", min_length=1, description="Lightning strategy: auto, ddp, fsdp, ….")
     precision: Precision = Field("32-true", description="Arithmetic precision.")
     compile: bool = Field(False, description="Compile the network with torch.compile.")
+    channels_last: bool = Field(
+        False, description="Keep images as height, width, channels in memory: faster for convolutions on a GPU."
+    )
+    fused_optimizer: bool = Field(
+        True, description="Update all weights in one kernel, where optimizer and device have it."
+    )
     deterministic: bool = Field(
         False, description="Only deterministic algorithms, on GPUs too. On the CPU a seed suffices."
     )

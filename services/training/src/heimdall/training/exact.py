@@ -222,9 +222,14 @@ def running_means(trainer: Trainer) -> dict[str, Any]:
     states = {
         name: {"state": {k: _copy(v) for k, v in m.metric_state.items()}, "updates": int(m._update_count)}
         for name, m in trainer.lightning_module.named_modules()
-        if isinstance(m, Metric)
+        if is_metric(m)
     }
     return {"results": results, "metrics": states}
+
+
+def is_metric(module: Any) -> bool:
+    """Whether ``module`` is a metric of torchmetrics. ``isinstance`` would ask each of its hundreds of subclasses."""
+    return Metric in type(module).__mro__
 
 
 def set_running_means(trainer: Trainer, saved: dict[str, Any]) -> None:
@@ -233,7 +238,7 @@ def set_running_means(trainer: Trainer, saved: dict[str, Any]) -> None:
     modules = dict(trainer.lightning_module.named_modules())
     for name, kept in saved["metrics"].items():
         module = modules.get(name)
-        if isinstance(module, Metric):
+        if module is not None and is_metric(module):
             for key, value in kept["state"].items():
                 setattr(module, key, [t.to(device) for t in value] if isinstance(value, list) else value.to(device))
             module._update_count = kept["updates"]

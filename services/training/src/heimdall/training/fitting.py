@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping
@@ -30,6 +31,7 @@ from heimdall.training.loggers import (
     TrackerLogger,
     write_hparams,
 )
+from heimdall.training.overhead import FusedOptimizers, spare_overhead
 from heimdall.training.progress import LearningRates, ProgressLine
 from heimdall.training.resume import Found, logged_steps
 from heimdall.training.signals import StopRequest
@@ -67,6 +69,9 @@ class Fitting:
         if found is not None and found.state["finished"] and self.config.epochs <= found.epoch + int(found.epoch == 0):
             checkpoints.best = [(float(score), str(name)) for score, name in found.state["best"]]
             return checkpoints.best_path
+        spare_overhead()
+        if self.run.channels_last:
+            module.to(memory_format=torch.channels_last)
         if self.run.compile:
             for child in module.children():
                 if any(True for _ in child.parameters()):
@@ -137,7 +142,8 @@ class Fitting:
 
     def _callbacks(self) -> list[Callback]:
         monitor = chosen_monitor(self.task, self.run)
-        callbacks: list[Callback] = [LearningRates(logging_interval="step")]
+        callbacks: list[Callback] = [FusedOptimizers()] if self.run.fused_optimizer else []
+        callbacks += [LearningRates(logging_interval="step")]
         if self.run.early_stop_patience:
             callbacks.append(
                 EarlyStopping(monitor.metric, mode=monitor.mode, patience=self.run.early_stop_patience, verbose=False)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
-REFRESH_SECONDS = 0.2
+REFRESH_SECONDS = 1.0  # drawing takes milliseconds of the training thread
 LOG_SECONDS = 10.0
 LOG_WIDTH = 90
 AROUND_FIGURES = 42  # epoch, bar and remaining time
