@@ -92,9 +92,22 @@ def _train(toy: Any, folder: Path, skill: float) -> Trained:
     return Trained(task, data, module, folder / "best.ckpt", report, toy.make_data(folder / "test", seed=2))
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's empty SQLite database; making one takes MLflow some seconds of migrations."""
+    from heimdall.registry.client import connect
+
+    home = tmp_path_factory.mktemp("empty")
+    settings = Settings(_env_file=None, heimdall_home=home)
+    connect(settings).search_experiments()
+    return home / "mlflow.db"
+
+
 @pytest.fixture
-def local(tmp_path: Path) -> Settings:
+def local(tmp_path: Path, empty_database: Path) -> Settings:
     """Settings of a laptop: SQLite and a folder."""
+    (tmp_path / "home").mkdir()
+    shutil.copy(empty_database, tmp_path / "home")
     return Settings(_env_file=None, heimdall_home=tmp_path / "home", mlflow_experiment_name="toy")
 
 

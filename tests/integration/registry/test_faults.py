@@ -122,17 +122,21 @@ def test_a_promotion_that_is_cut_anywhere_is_finished_or_undone_and_always_told(
         target = 1 - target
 
 
-def test_of_two_promotions_at_once_one_is_told(served: Settings, put: Any, beacon: Any, gates: Path) -> None:
-    first, second, third = put(served, 0.97), put(served, 0.98), put(served, 0.99)
+@pytest.mark.parametrize("place", ["local", "served"])
+def test_of_two_promotions_at_once_one_is_told(
+    place: str, request: pytest.FixtureRequest, put: Any, beacon: Any, gates: Path
+) -> None:
+    settings: Settings = request.getfixturevalue(place)
+    first, second, third = put(settings, 0.97), put(settings, 0.98), put(settings, 0.99)
     judge: dict[str, Any] = {"gates_file": gates, "data": str(beacon().folder)}
-    if (alias_target(connect(served), NAME, "champion")) is None:
-        promote(NAME, first, served, **judge)
-    before = len(history(NAME, served))
+    if (alias_target(connect(settings), NAME, "champion")) is None:
+        promote(NAME, first, settings, **judge)
+    before = len(history(NAME, settings))
     together = threading.Barrier(2)
     outcomes: dict[str, Any] = {}
 
     def attempt(version: str) -> None:
-        desk = open_desk(NAME, served)
+        desk = open_desk(NAME, settings)
         entries = desk.ledger.entries()
         entry = Entry(kind="promote", verdict="PROMOTE", alias="champion", version_from=first, version_to=version)
         together.wait()  # both have been judged against the same champion
@@ -150,10 +154,10 @@ def test_of_two_promotions_at_once_one_is_told(served: Settings, put: Any, beaco
     told = [outcome for outcome in outcomes.values() if isinstance(outcome, HoldError)]
     assert (len(won), len(told)) == (1, 1), outcomes
     assert f"moved champion to version {won[0]}" in str(told[0])
-    held = alias_target(connect(served), NAME, "champion")
+    held = alias_target(connect(settings), NAME, "champion")
     assert held is not None
     assert str(held.version) == won[0]
-    assert sorted(entry.verdict for entry in history(NAME, served)[before:]) == ["OVERTAKEN", "PROMOTE"]
+    assert sorted(entry.verdict for entry in history(NAME, settings)[before:]) == ["OVERTAKEN", "PROMOTE"]
 
 
 def test_two_who_begin_a_ledger_at_once_write_the_same_one(served: Settings, put: Any) -> None:

@@ -117,7 +117,8 @@ def test_a_champion_that_cannot_be_opened_holds_until_forced(local: Any, put: An
     judge = {"gates_file": gates, "data": str(beacon().folder)}
     promote(NAME, first, local, **judge)
     client = connect(local)
-    shutil.rmtree(client.get_logged_model(client.get_model_version(NAME, first).model_id).artifact_location)
+    source = client.get_model_version(NAME, first).source.removeprefix("models:/")
+    shutil.rmtree(client.get_logged_model(source).artifact_location)
     shutil.rmtree(local.cache_dir / "models")
     held = promote(NAME, second, local, **judge)
     assert held.held

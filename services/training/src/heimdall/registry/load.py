@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,11 +89,16 @@ def _download(source: str, place: Path) -> Path:
     fetched = Path(mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(temporary)))
     if not source.startswith("models:/m-"):
         return fetched
+    if not (fetched / "MLmodel").is_file():
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise DataError(f"The files of {source} are gone from where MLflow keeps artifacts.", mend="Register it again.")
     try:
         fetched.rename(place)
     except OSError:
         if not (place / "MLmodel").is_file():
-            raise
+            raise  # else another process was faster
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return place
 
 
