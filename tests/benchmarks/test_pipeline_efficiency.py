@@ -142,7 +142,7 @@ class Training:
         return watch.rate
 
 
-def clip(optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, **_: Any) -> None:
+def clip(optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, *_: Any, **__: Any) -> None:
     """What Lightning does where a module wants its gradient clipped."""
     if gradient_clip_val:
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
