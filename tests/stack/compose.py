@@ -95,8 +95,10 @@ class Stack:
         return self.command(*words, check=check, timeout=timeout, **environment)
 
     def run(self, *words: str, check: bool = True, timeout: float = 600, **environment: str) -> Any:
-        """Another job in the training container."""
-        return self.compose("run", "--rm", "-T", "training", *words, check=check, timeout=timeout, **environment)
+        """Another job in the training container, beside servers that stay as they are."""
+        return self.compose(
+            "run", "--rm", "--no-deps", "-T", "training", *words, check=check, timeout=timeout, **environment
+        )
 
     def down(self, *options: str) -> None:
         """Remove the containers; what they said stays in build/stack.log."""
