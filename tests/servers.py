@@ -11,10 +11,12 @@ import json
 import os
 import pwd
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable
@@ -123,7 +125,10 @@ class Process:
 class Postgres:
     """A PostgreSQL server over TCP on loopback; the password in its URLs is real to look at, though trusted."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self) -> None:
+        # not below pytest's own folder: another pytest takes away the rights that the server's user needs there
+        folder = Path(tempfile.mkdtemp(prefix="heimdall-postgres-"))
+        folder.chmod(0o755)
         self.port = free_port()
         self.password = f"pg-{secrets.token_hex(8)}"
         data = folder / "data"
@@ -167,8 +172,10 @@ class Postgres:
         self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         return self.url(name)
 
-    def stop(self) -> None:
-        self.server.stop(signal.SIGQUIT)
+    def remove(self) -> None:
+        """Kill it and forget its data."""
+        self.server.kill()
+        shutil.rmtree(self.server.folder, ignore_errors=True)
 
     def kill(self) -> None:
         """SIGKILL the postmaster and all backends at once, as an out-of-memory kill or a power cut would."""

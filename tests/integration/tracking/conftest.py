@@ -25,7 +25,7 @@ class Site:
         import proxy
         import servers
 
-        self.postgres = servers.Postgres(make_folder("postgres"))
+        self.postgres = servers.Postgres()
         self.postgres.start()
         self.s3 = servers.S3(make_folder("s3"))
         self.s3.start()
@@ -43,8 +43,9 @@ class Site:
 
     def stop(self) -> None:
         self.proxy.stop()
-        for server in (self.mlflow, self.s3, self.postgres):
+        for server in (self.mlflow, self.s3):
             server.kill()
+        self.postgres.remove()
 
 
 @pytest.fixture(scope="session")

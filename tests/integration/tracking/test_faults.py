@@ -196,17 +196,17 @@ def test_two_syncs_at_once_the_same_journal_twice_and_a_clock_set_back(rig: Any,
         _, printed = sync.communicate(timeout=120)
         assert sync.returncode == 0, printed
     rig.compare(first, again, status="FINISHED")
-    (copy / "cursor.json").unlink()
+    (copy / "cursor.json").unlink(missing_ok=True)
     rig.heimdall("sync", str(copy))
     rig.compare(first, again, status="FINISHED")
 
 
 @pytest.fixture
 def small_disk(rig: Any, tmp_path: Path) -> Iterator[Path]:
-    """A file system of one MiB; needs the right to mount one. The unit test of the journal does with RLIMIT_FSIZE."""
+    """A file system of eight MiB; needs the right to mount one. The unit test of the journal does with RLIMIT_FSIZE."""
     small = tmp_path / "small"
     small.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small)], check=False)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(small)], check=False)
     if mounted.returncode:
         pytest.skip("mounting a small file system is not permitted here")
     yield small
