@@ -16,7 +16,8 @@ from heimdall.registry.client import alias_target, connect
 from heimdall.registry.ledger import Entry
 from heimdall.registry.moves import last_move, move, open_desk
 from heimdall.registry.promote import history, promote
-from heimdall.registry.register import KEY_TAG, register
+from heimdall.registry.register import register
+from heimdall.registry.store import KEY_TAG
 from heimdall.settings import Settings
 
 NAME = "heimdall-beacon"

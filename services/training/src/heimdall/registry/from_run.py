@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from heimdall.errors import DataError
 from heimdall.registry.client import asking, connect
-from heimdall.registry.register import TASK_TAG, RegisteredModel, register
+from heimdall.registry.register import RegisteredModel, register
+from heimdall.registry.store import TASK_TAG
 from heimdall.tasks.base import Report, Task, TaskConfig, find_task
 
 if TYPE_CHECKING:
