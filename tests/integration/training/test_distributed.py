@@ -40,12 +40,17 @@ def weights(output: Path) -> dict[str, torch.Tensor]:
     return found
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("two") / "out"
+
+
 @pytest.fixture
-def two(start: Start, tmp_path: Path) -> Path:
-    output = tmp_path / "two"
-    for command in start_two(start, output):
-        assert command.wait() == 0, command.errors
-    return output
+def two(start: Start, kept: Path) -> Path:
+    if not kept.exists():
+        for command in start_two(start, kept):
+            assert command.wait() == 0, command.errors
+    return kept
 
 
 def test_two_processes_learn_what_one_learns_with_the_same_global_batch(
