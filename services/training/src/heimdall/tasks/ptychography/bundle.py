@@ -43,6 +43,7 @@ class Hyperparameters(BaseModel):
     torch_loss_mode: Literal["poisson", "mae"]
     learn_probe: bool
     learning_rate: float = Field(gt=0, allow_inf_nan=False)
+    probe_learning_rate: float = Field(4e-4, gt=0, allow_inf_nan=False)
     photon_scale: float = Field(gt=0, allow_inf_nan=False)
     input_scale: float = Field(gt=0, allow_inf_nan=False)
 

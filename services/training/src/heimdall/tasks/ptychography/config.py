@@ -44,6 +44,12 @@ class PtychographyConfig(TaskConfig):
         description="Photons per pattern; none takes them from the data where its squares are whole numbers.",
     )
     learn_probe: bool = Field(True, description="Improve the probe along with the network.")
+    probe_learning_rate: float = Field(
+        4e-4,
+        gt=0,
+        allow_inf_nan=False,
+        description="Peak learning rate of the probe; a tenth of the network's suits a probe that is nearly right.",
+    )
     physics_steps: int = Field(8, ge=0, le=64, description="Gradient steps that turn a pattern into a first object.")
     width: int = Field(32, ge=4, le=256, multiple_of=4, description="Channels of the network's first block.")
     validation_fraction: float = Field(

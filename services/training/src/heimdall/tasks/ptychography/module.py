@@ -58,13 +58,15 @@ class PtychographyModule(pl.LightningModule):
         torch_loss_mode: Literal["poisson", "mae"] = "poisson",
         learn_probe: bool = True,
         learning_rate: float = 1e-3,
+        probe_learning_rate: float = 1e-4,
         photon_scale: float = 1.0,
         input_scale: float = 1.0,  # kept for inference, where a scan's mean energy is not at hand  # noqa: ARG002
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.geometry = Geometry(size=size, modes=modes, gridsize=gridsize, canvas=canvas, margin=margin)
-        self.loss_mode, self.learning_rate = torch_loss_mode, learning_rate
+        self.loss_mode = torch_loss_mode
+        self.learning_rate, self.probe_learning_rate = learning_rate, probe_learning_rate
         self.network = PtychographyNet(margin=margin, width=width, steps=physics_steps)
         # real and imaginary part: optimizers, checkpoints and safetensors all know real numbers
         self.probe_parts = nn.Parameter(torch.zeros(modes, size, size, 2), requires_grad=learn_probe)
@@ -146,9 +148,10 @@ class PtychographyModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Adam; the rate warms up over a twentieth of the run and then falls along a cosine to a fiftieth."""
-        optimizer = torch.optim.Adam(
-            [parameter for parameter in self.parameters() if parameter.requires_grad], lr=self.learning_rate
-        )
+        groups: list[dict[str, Any]] = [{"params": list(self.network.parameters()), "lr": self.learning_rate}]
+        if self.probe_parts.requires_grad:
+            groups.append({"params": [self.probe_parts], "lr": self.probe_learning_rate})
+        optimizer = torch.optim.Adam(groups)
         total = max(1, int(self.trainer.estimated_stepping_batches))
         warm = max(1, total // 20)
 
@@ -176,6 +179,7 @@ def new_module(config: PtychographyConfig, data: PtychographyData) -> Ptychograp
         torch_loss_mode=config.torch_loss_mode,
         learn_probe=config.learn_probe,
         learning_rate=config.learning_rate,
+        probe_learning_rate=config.probe_learning_rate,
         photon_scale=data.photon_scale,
         input_scale=physics.amplitude_scale(data.train_scan.patterns),
     )

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import ValidationError
 
 from heimdall.errors import ConfigError, DataError
-from heimdall.logs import get
 from heimdall.tasks.base import Arrays, Evaluation, FitResult, Monitor, Predict, Publish, Report, Task, TaskConfig
 from heimdall.tasks.ptychography.config import PtychographyConfig, SimulationOptions
 
@@ -30,6 +29,7 @@ class PtychographyTask(Task[PtychographyConfig]):
     simulation_model: ClassVar[type[SimulationOptions]] = SimulationOptions
     # the misfit has one meaning, whichever loss is chosen
     monitor: ClassVar[Monitor] = Monitor(metric="misfit_val")
+    bundle_folder: ClassVar[str] = "."  # wts.h5.zip lies where its users look for it
 
     def prepare(self, config: PtychographyConfig, cache: Path) -> PtychographyConfig:
         """Check the scans, or simulate one where none is given; paths become absolute."""
@@ -40,9 +40,7 @@ class PtychographyTask(Task[PtychographyConfig]):
             given: Path | None = getattr(config, name)
             if given is not None:
                 found[name] = given.expanduser().absolute()
-                scan = read_scan(found[name])
-                for note in scan.notes:
-                    get(__name__).warning("assumed", file=str(given), note=note)
+                read_scan(found[name])
         if "train_data_file" not in found:
             if "test_data_file" in found:
                 raise ConfigError("There is a test scan but none to train on.", mend="Give --train_data_file.")
@@ -74,10 +72,7 @@ class PtychographyTask(Task[PtychographyConfig]):
         """Groups of patterns of the prepared config's scans."""
         from heimdall.tasks.ptychography.datamodule import PtychographyData
 
-        data = PtychographyData(config)
-        for note in data.notes:
-            get(__name__).info(note)
-        return data
+        return PtychographyData(config)
 
     def module(self, config: PtychographyConfig, data: LightningDataModule) -> LightningModule:
         """A new network, with the training scan's probe."""
