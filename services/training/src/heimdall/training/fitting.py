@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping
@@ -31,7 +30,7 @@ from heimdall.training.loggers import (
     TrackerLogger,
     write_hparams,
 )
-from heimdall.training.overhead import FusedOptimizers, spare_overhead
+from heimdall.training.overhead import FusedOptimizers, lay_out, spare_overhead
 from heimdall.training.progress import LearningRates, ProgressLine
 from heimdall.training.resume import Found, logged_steps
 from heimdall.training.signals import StopRequest
@@ -70,12 +69,7 @@ class Fitting:
             checkpoints.best = [(float(score), str(name)) for score, name in found.state["best"]]
             return checkpoints.best_path
         spare_overhead()
-        if self.run.channels_last:
-            module.to(memory_format=torch.channels_last)
-        if self.run.compile:
-            for child in module.children():
-                if any(True for _ in child.parameters()):
-                    child.compile()
+        lay_out(module, self.run)
         with self._resumable(data, trainer, checkpoints), reduced(module, trainer), self.stop.deferred(), writer:
             trainer.fit(module, datamodule=data, ckpt_path=found.path if found else None, weights_only=True)
         leave_group()

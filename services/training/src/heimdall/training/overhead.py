@@ -16,6 +16,8 @@ from lightning.pytorch.trainer.connectors.logger_connector.result import _Result
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 
+from heimdall.training.config import RunConfig
+
 _move = _ResultMetric.to
 
 
@@ -41,6 +43,16 @@ def spare_overhead() -> None:
     """Use the shortcuts from now on, in this process."""
     _ResultMetric.to = _move_where_needed  # type: ignore[method-assign]
     lightning_module.is_param_in_hook_signature = _is_param  # type: ignore[attr-defined]
+
+
+def lay_out(module: LightningModule, run: RunConfig) -> None:
+    """Order of memory and compilation, as ``run`` says."""
+    if run.channels_last:
+        module.to(memory_format=torch.channels_last)
+    if run.compile:
+        for child in module.children():
+            if any(True for _ in child.parameters()):
+                child.compile()
 
 
 class FusedOptimizers(Callback):

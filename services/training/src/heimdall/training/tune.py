@@ -23,6 +23,7 @@ from rich.table import Table
 from heimdall.tasks.base import Task, TaskConfig
 from heimdall.training import options
 from heimdall.training.config import RunConfig
+from heimdall.training.overhead import fuse, lay_out
 
 LARGEST_BATCH = 4096
 STEPS, SECONDS = 12, 4.0  # measured for each size: so many steps, or as long
@@ -113,17 +114,20 @@ def step_rate(task: Task[Any], config: TaskConfig, run: RunConfig) -> float | No
 
 @contextmanager
 def stepping(module: Any, device: torch.device, run: RunConfig) -> Iterator[Any]:
-    """``step(batch)`` trains ``module`` on one batch and returns when the device is done with it."""
+    """``step(batch)`` trains ``module`` on one batch and returns its loss when the device is done with it."""
     module.to(device).train()
+    lay_out(module, run)
     module.log = lambda *_, **__: None
     module._trainer = SimpleNamespace(estimated_stepping_batches=1000, world_size=1, current_epoch=0)
     made = module.configure_optimizers()
     optimizer = made["optimizer"] if isinstance(made, dict) else made[0][0] if isinstance(made, tuple) else made
     module.optimizers = lambda **_: optimizer
+    for group in optimizer.param_groups if run.fused_optimizer else ():
+        fuse(group, optimizer.state)
     half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(run.precision)
     arguments = (0,) if len(inspect.signature(module.training_step).parameters) > 1 else ()
 
-    def step(batch: Any) -> None:
+    def step(batch: Any) -> torch.Tensor:
         with torch.autocast(device.type, half, enabled=half is not None):
             loss = module.training_step(batch, *arguments)
         optimizer.zero_grad()
@@ -131,6 +135,8 @@ def stepping(module: Any, device: torch.device, run: RunConfig) -> Iterator[Any]
         optimizer.step()
         if device.type != "cpu":
             torch.accelerator.synchronize()
+        detached: torch.Tensor = loss.detach()
+        return detached
 
     yield step
 
