@@ -208,7 +208,8 @@ class S3:
         for part in ("master", "volume", "filer"):
             command += [f"-{part}.port={free_port()}", f"-{part}.port.grpc={free_port()}"]
         command += ["-volume.max=400", "-master.volumeSizeLimitMB=1024", "-master.telemetry=false"]
-        command += ["-s3.allowDeleteBucketNotEmpty=true"]
+        # what nobody here asks for would listen on fixed ports
+        command += ["-s3.allowDeleteBucketNotEmpty=true", "-s3.port.iceberg=0", "-s3.port.lance=0"]
         self.server = Process(command, self.folder, {"WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"})
 
     def client(self) -> Any:
@@ -260,6 +261,9 @@ class S3:
 
     def kill(self) -> None:
         self.server.kill()
+        for option in (option for option in self.server.command if ".port" in option):
+            for socket_file in Path("/tmp").glob(f"seaweedfs-*-{option.rpartition('=')[2]}.sock"):
+                socket_file.unlink(missing_ok=True)
 
 
 class MLflowServer:
