@@ -144,10 +144,17 @@ def test_everything_said_twice_is_kept_once(seen: Seen, tmp_path: Path) -> None:
     sink.upload(run_id, copy, "again.bin", same_as="deep/er/model.bin")
     assert seen.file(run_id, "deep/er/model.bin") == seen.file(run_id, "again.bin") == file.read_bytes()
 
+    if not isinstance(sink, MemorySink):
+        # a request whose reply was lost, obeyed late
+        experiment = seen.client().get_run(run_id).info.experiment_id
+        seen.client().create_run(experiment, tags={KEY_TAG: START.key})
+        assert seen.count_runs() == 2
     for status in ("FINISHED", "FINISHED", "RUNNING", "KILLED"):
         sink.set_status(run_id, status, 1_800_000_000_000)
         assert seen.status(run_id)[0] == status
     assert seen.status(run_id)[1] == 1_800_000_000_000
+    assert seen.count_runs() == 1
+    assert sink.ensure_run(START).run_id == run_id
 
     attached = RunStart("hd-other", "x", START.experiment, 0, run_id=run_id)
     assert sink.ensure_run(attached).run_id == run_id

@@ -80,6 +80,7 @@ class MLflowSink:
         self._settings = settings
         self._made: Any = None
         self._stores: dict[str, ArtifactStore] = {}
+        self._homes: dict[str, tuple[str, str]] = {}  # run id -> experiment id, key
 
     @property
     def _client(self) -> Any:
@@ -95,15 +96,15 @@ class MLflowSink:
                 self._check_run(run_id, run.key)
             else:
                 experiment = self._experiment(run.experiment)
-                found = self._find(experiment, run.key)
-                if not found:
+                made = not self._find(experiment, run.key)
+                if made:
                     tags = {**run.tags, KEY_TAG: run.key}
                     self._client.create_run(experiment, start_time=run.start_ms, tags=tags, run_name=run.name)
-                    found = self._find(experiment, run.key)
-                    return RemoteRun(found[0])
-                run_id = found[0]
-                for twin in found[1:]:  # made by a request whose reply was lost, and that was obeyed late
-                    self._client.delete_run(twin)
+                run_id = self._find(experiment, run.key)[0].info.run_id
+                self._homes[run_id] = (experiment, run.key)
+                self._remove_twins(run_id)
+                if made:
+                    return RemoteRun(run_id)
             return RemoteRun(run_id, self._manifest(run_id))
 
     def write_batch(self, run_id: str, batch: Batch) -> None:
@@ -142,6 +143,7 @@ class MLflowSink:
                 self._client.update_run(run_id, status=status)
             else:
                 self._client.set_terminated(run_id, status, end_ms)
+                self._remove_twins(run_id)
 
     def close(self) -> None:
         """See :class:`~heimdall.tracking.sinks.Sink`."""
@@ -171,10 +173,17 @@ class MLflowSink:
             raise TransientError(f"the experiment {name} was deleted on the server; restore it there")
         return str(found.experiment_id)
 
-    def _find(self, experiment: str, key: str) -> list[str]:
-        order = ["attributes.start_time ASC", "attributes.run_id ASC"]
-        found = self._client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{key}'", order_by=order, max_results=20)
-        return [run.info.run_id for run in found]
+    def _find(self, experiment: str, key: str) -> list[Any]:
+        """Runs with this key: those that hold something first, then the oldest."""
+        found = self._client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{key}'", max_results=20)
+        return sorted(found, key=lambda run: (_is_empty(run), run.info.start_time, run.info.run_id))
+
+    def _remove_twins(self, run_id: str) -> None:
+        """Delete empty runs with the same key: made by a request whose reply was lost and that was obeyed late."""
+        if run_id in self._homes:
+            for twin in self._find(*self._homes[run_id]):
+                if twin.info.run_id != run_id and _is_empty(twin):
+                    self._client.delete_run(twin.info.run_id)
 
     def _store(self, run_id: str) -> ArtifactStore:
         if run_id not in self._stores:
@@ -189,6 +198,10 @@ class MLflowSink:
             found: Manifest = json.loads(path.read_text(encoding="utf-8"))
             return found
         return {}
+
+
+def _is_empty(run: Any) -> bool:
+    return not run.data.metrics and not run.data.params
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import weakref
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from heimdall import logs
 from heimdall.errors import OutputError, UndeliveredError, UsageError
@@ -27,12 +27,13 @@ from heimdall.settings import Settings
 from heimdall.tracking import journal, staging
 from heimdall.tracking.courier import start_courier
 from heimdall.tracking.cursor import Cursor, is_delivered
+from heimdall.tracking.null import EndStatus
+from heimdall.tracking.null import NullTracker as NullTracker
 from heimdall.tracking.queries import Gate, RunQueries
 from heimdall.tracking.sweep import journal_of, left_behind
 from heimdall.tracking.texts import Texts, numbers_only
 from heimdall.tracking.watch import CourierWatch
 
-EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
 POLL_SECONDS = 0.02
 COMPLAINT_SECONDS = 10.0
 
@@ -271,40 +272,3 @@ class MLflowTracker(RunQueries):
     def _at_exit(self) -> None:
         self._stop_watching()
         self._close("FAILED", "The training process ended without calling end_run.")
-
-
-class NullTracker:
-    """Keeps nothing and asks nobody: what ``--logger none`` logs to."""
-
-    run_id = run_key = ""
-    undelivered = 0
-
-    def start_run(
-        self, run_name: str | None = None, tags: Mapping[str, str] | None = None, *, resume: str | None = None
-    ) -> str:
-        """See :class:`MLflowTracker`; the empty id."""
-        del run_name, tags, resume
-        return ""
-
-    def end_run(self, status: EndStatus = "FINISHED") -> None:
-        """See :class:`MLflowTracker`."""
-
-    def log_params(self, params: Mapping[str, Any]) -> None:
-        """See :class:`MLflowTracker`."""
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """See :class:`MLflowTracker`."""
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """See :class:`MLflowTracker`."""
-
-    def log_artifact(self, path: str | Path, artifact_path: str | None = None) -> None:
-        """See :class:`MLflowTracker`."""
-
-    def log_artifacts_dir(self, folder: str | Path, artifact_path: str | None = None) -> None:
-        """See :class:`MLflowTracker`."""
-
-    def flush(self, timeout_seconds: float) -> bool:
-        """See :class:`MLflowTracker`."""
-        del timeout_seconds
-        return True
