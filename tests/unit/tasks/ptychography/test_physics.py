@@ -115,7 +115,8 @@ def test_poisson_loss_is_its_formula_pixel_by_pixel() -> None:
     random = np.random.default_rng(7)
     predicted, scaled, photon_scale = random.uniform(0.1, 2, (2, 1, 8, 8)), random.uniform(0, 2, (2, 1, 8, 8)), 3.0
     wanted = 0.0
-    for rate, counts in zip((photon_scale**2 * predicted).ravel(), ((photon_scale * scaled) ** 2).ravel(), strict=True):
+    rates = photon_scale**2 * predicted + physics.DARK_COUNTS
+    for rate, counts in zip(rates.ravel(), ((photon_scale * scaled) ** 2).ravel(), strict=True):
         wanted += rate - counts * math.log(rate) + math.lgamma(counts + 1)
     counts = torch.from_numpy((photon_scale * scaled) ** 2)
     got = physics.poisson_loss(

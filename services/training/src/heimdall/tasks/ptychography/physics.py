@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 EPSILON = 1e-6
+DARK_COUNTS = 0.1  # photons a pixel that come from nowhere: one stray photon must not outweigh a whole pattern
 
 
 def split_positions(
@@ -94,10 +95,10 @@ def poisson_loss(predicted: Tensor, counts: Tensor, log_factorials: Tensor, phot
     """Mean over patterns of the Poisson negative log-likelihood, sum over pixels of λ - k ln λ + ln k!.
 
     ``predicted`` intensity and ``counts`` k (..., N, N); ``log_factorials`` (...): sum over pixels of ln k!, known
-    before training; λ = photon_scale² * predicted.
+    before training; λ = photon_scale² * predicted + :data:`DARK_COUNTS`.
     """
-    rate = photon_scale.square() * predicted
-    terms = rate - counts * torch.log(rate + EPSILON)
+    rate = photon_scale.square() * predicted + DARK_COUNTS
+    terms = rate - counts * torch.log(rate)
     return (terms.sum((-2, -1)) + log_factorials).mean()
 
 
