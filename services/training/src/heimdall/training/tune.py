@@ -11,12 +11,11 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import cycle, islice
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from rich.console import Console
 from rich.table import Table
 
@@ -24,6 +23,7 @@ from heimdall.tasks.base import Task, TaskConfig
 from heimdall.training import options
 from heimdall.training.config import RunConfig
 from heimdall.training.overhead import fuse, lay_out
+from heimdall.training.quiet import quiet_libraries
 
 LARGEST_BATCH = 4096
 STEPS, SECONDS = 12, 4.0  # measured for each size: so many steps, or as long
@@ -51,6 +51,7 @@ def tune(task: Task[Any], flags: Mapping[str, Any], file: Path | None) -> Tuning
     run, config = options.read([RunConfig, task.config_model], flags, file=file)
     cache = options.settings().cache_dir
     cache.mkdir(parents=True, exist_ok=True)
+    quiet_libraries()
     config = task.prepare(config, cache)
     found = Tuning()
     size = config.batch_size if "batch_size" in config.model_fields_set else 8
@@ -91,25 +92,32 @@ def device_of(run: RunConfig) -> torch.device:
 
 
 def step_rate(task: Task[Any], config: TaskConfig, run: RunConfig) -> float | None:
-    """Samples a second of the training step alone; None where the training set does not fill two such batches."""
+    """Samples a second of the training step alone; None where the training set holds no more than one such batch."""
     data = task.datamodule(config)
     loader = data.train_dataloader()
-    if len(loader) < 2:
+    if len(loader) < 2:  # a last batch alone may be smaller
         return None
     device = device_of(run)
-    batches = [to_device(batch, device) for batch in islice(loader, 2)]
-    times = []
+    batch = to_device(next(iter(loader)), device)
+    times: list[float] = []
     with stepping(task.module(config, data), device, run) as step:
-        step(batches[0])
+        step(batch)
         deadline = time.perf_counter() + SECONDS
-        for batch in islice(cycle(batches), STEPS):
+        while len(times) < STEPS and time.perf_counter() < deadline:
             start = time.perf_counter()
             step(batch)
             times.append(time.perf_counter() - start)
-            if time.perf_counter() > deadline:
-                break
     gc.collect()
     return config.batch_size / statistics.median(times)
+
+
+class StandingTrainer(Trainer):
+    """For modules that ask their trainer something while nothing is trained: it stands at the first step."""
+
+    @property
+    def estimated_stepping_batches(self) -> int:
+        """As many steps as a schedule needs to be made."""
+        return 1000
 
 
 @contextmanager
@@ -118,7 +126,14 @@ def stepping(module: Any, device: torch.device, run: RunConfig) -> Iterator[Any]
     module.to(device).train()
     lay_out(module, run)
     module.log = lambda *_, **__: None
-    module._trainer = SimpleNamespace(estimated_stepping_batches=1000, world_size=1, current_epoch=0)
+    module.trainer = StandingTrainer(
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
     made = module.configure_optimizers()
     optimizer = made["optimizer"] if isinstance(made, dict) else made[0][0] if isinstance(made, tuple) else made
     module.optimizers = lambda **_: optimizer
