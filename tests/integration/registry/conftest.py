@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -99,7 +100,10 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     home = tmp_path_factory.mktemp("empty")
     settings = Settings(_env_file=None, heimdall_home=home)
+    before = dict(os.environ)
     connect(settings).search_experiments()
+    os.environ.clear()
+    os.environ.update(before)  # else the settings made next would take this database for theirs
     return home / "mlflow.db"
 
 

@@ -28,11 +28,14 @@ def connect(settings: Settings) -> MlflowClient:
     from heimdall.tracking.mlflow_sink import make_client
 
     with asking(settings, "answer"):
-        client: MlflowClient = make_client(settings)
+        make_client(settings)  # sets the environment; a database that does not answer is noticed at once
         import mlflow
 
-        # MLflow's SQL store looks at the global URI when a version is made from a logged model
+        # the global URIs too: MLflow's SQL store looks there when a version is made from a logged model, and parts of
+        # MLflow set the registry's for the whole process
         mlflow.set_tracking_uri(settings.tracking_uri)
+        mlflow.set_registry_uri(settings.tracking_uri)
+        client = mlflow.MlflowClient(settings.tracking_uri, registry_uri=settings.tracking_uri)
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     return client
 
