@@ -32,8 +32,8 @@ from heimdall.tasks.ptychography.refine import refine, scan_misfit
 from heimdall.tasks.ptychography.scan import Scan, read_scan
 
 EPIE_SWEEPS = 60
-SWEEPS = (1, 2, 3, 5, 8, 10, 15, 20)
-CHOSEN = 10  # sweeps of the picture and of the comparison
+SWEEPS = (1, 2, 3, 5, 8, 12, 15, 20, 25)
+CHOSEN = 15  # sweeps of the picture and of the comparison
 
 
 def main() -> None:

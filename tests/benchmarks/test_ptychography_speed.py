@@ -1,8 +1,9 @@
 """Training speed and memory beside a plain implementation of the reference network, in one run.
 
 The reference is built from its published layers: a shared encoder of conv3-ReLU-conv3-ReLU-attention-pool blocks with
-64, 128, 256 channels (one block more at N = 128), two decoders up to N/2 placed in the middle of the window, a border branch.
-Both train with the same forward model, loss, optimizer and batch. Prints a table; asserts nothing about time.
+64, 128, 256 channels (one block more at N = 128), two decoders up to N/2 placed in the middle of the window, and a
+border branch. Both train with the same forward model, loss, optimizer and batch. Prints a table; asserts nothing about
+time.
 """
 
 from __future__ import annotations
