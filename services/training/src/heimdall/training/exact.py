@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,8 @@ class ResumableLoader:
         if self._skipping is not None:
             self._skipping.skip = done
         batches = iter(self._loader)
+        if self._skipping is not None and not self._loader.num_workers and _draws_nothing(self._loader.dataset):
+            batches = one_ahead(batches)
         if self._skipping is None:
             # a loader of another kind: its first batches are fetched and dropped
             for _ in range(done):
@@ -120,6 +123,21 @@ class ResumableLoader:
         batches = self._skipping.batches if self._skipping else getattr(self._loader, "batch_sampler", None)
         dataset = getattr(self._loader, "dataset", None)
         return [self._loader, dataset, batches, getattr(batches, "sampler", getattr(self._loader, "sampler", None))]
+
+
+def _draws_nothing(dataset: Any) -> bool:
+    # a data set may say that reading it draws no random numbers: then it does not matter when it is read
+    return bool(getattr(dataset, "draws_nothing", False))
+
+
+def one_ahead(batches: Iterator[Any]) -> Iterator[Any]:
+    """The same batches, the next one read in a thread while training is busy with this one."""
+    end = object()
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader") as pool:
+        following = pool.submit(next, batches, end)
+        while (batch := following.result()) is not end:
+            following = pool.submit(next, batches, end)
+            yield batch
 
 
 class _EveryNth(Sampler[int]):

@@ -50,6 +50,8 @@ def split_sessions(count: int, seed: int, validation_share: float, test_share: f
 class SessionTable(TorchDataset[Batch]):
     """Features and positions of some sessions, read a whole batch at once."""
 
+    draws_nothing = True  # the next batch may be read while training is busy with this one
+
     def __init__(self, features: Features, positions: Array, indices: Indices) -> None:
         self.features, self.positions, self.indices = features, positions.astype(np.float32), indices
 

@@ -24,6 +24,8 @@ ASSUMED_PHOTONS = 1e5
 class GroupDataset(Dataset[Groups]):
     """Groups of a scan. A whole batch is indexed at once: one gather, no collating."""
 
+    draws_nothing = True  # the next batch may be read while training is busy with this one
+
     def __init__(self, scan: Scan, groups: npt.NDArray[np.int64], photon_scale: float) -> None:
         self.scan, self.groups = scan, groups
         scale = physics.amplitude_scale(scan.patterns)
