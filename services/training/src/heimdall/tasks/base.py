@@ -92,6 +92,7 @@ class Task(ABC, Generic[ConfigT]):
     name: ClassVar[str]
     config_model: ClassVar[type[TaskConfig]]
     monitor: ClassVar[Monitor] = Monitor(metric="val/loss")
+    bundle_folder: ClassVar[str] = "bundle"  # under the run's output folder; "." writes the bundle beside its folders
 
     @property
     def model_name(self) -> str:
