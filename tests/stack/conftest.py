@@ -89,13 +89,13 @@ def stack(built: compose.Stack) -> Iterator[compose.Stack]:
     """The stack, up and healthy, with the training job of the compose file started."""
     started = time.monotonic()
     try:
-        built.compose("up", "--detach", "--wait", "--wait-timeout", "300")
+        built.compose("up", "--detach", "--wait", "--wait-timeout", "600")
         notes.append(f"up to healthy: {time.monotonic() - started:.0f} s")
 
         def has_metric() -> bool:
             return any(run["data"].get("metrics") for run in built.runs())
 
-        compose.wait_for(has_metric, "the first metric", 240)
+        compose.wait_for(has_metric, "the first metric", 600)
         notes.append(f"up to the first metric in MLflow: {time.monotonic() - started:.0f} s")
         yield built
     finally:
