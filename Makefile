@@ -42,7 +42,7 @@ test: lint  ## lint, then all tests with a real PostgreSQL and a real S3 server
 
 .PHONY: bench
 bench: $(INSTALLED)  ## All measurements, as ratios side by side
-	$(BIN)/pytest -m benchmark tests/benchmarks -s $(ARGS)
+	HEIMDALL_BENCH=full $(BIN)/pytest -m benchmark tests/benchmarks -s --timeout 900 $(ARGS)
 
 .PHONY: test-stack
 test-stack: $(INSTALLED)  ## Bring the real stack up in Docker and try everything on it
