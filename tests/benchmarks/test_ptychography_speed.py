@@ -3,7 +3,7 @@
 The reference is built from its published layers: a shared encoder of conv3-ReLU-conv3-ReLU-attention-pool blocks with
 64, 128, 256 channels (one block more at N = 128), two decoders up to N/2 placed in the middle of the window, and a
 border branch. Both train with the same forward model, loss, optimizer and batch. Prints a table; asserts nothing about
-time.
+time. At N = 128 the published network has 4.73 million weights and this one 2.37: the row flatters the reference.
 """
 
 from __future__ import annotations
