@@ -21,14 +21,14 @@ CONNECT_PATIENCE_SECONDS = 60.0
 MIN_PASSWORD_LENGTH = 12  # MLflow's own rule
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     """A reason not to start, said in one sentence with its mend."""
 
 
 def is_true(name: str) -> bool:
     value = os.environ.get(name, "").strip().lower()
     if value not in {"", "true", "false"}:
-        raise Refusal(f"{name} is {value!r}; it must be true or false.")
+        raise RefusalError(f"{name} is {value!r}; it must be true or false.")
     return value == "true"
 
 
@@ -44,7 +44,7 @@ def database_url() -> URL:
 
 
 def connect(url: URL) -> Engine:
-    """An engine whose database has answered; waits while the database starts, but not for a password to become right."""
+    """An engine whose database has answered; waits while it starts, but not for a password to become right."""
     engine = create_engine(url, connect_args={"connect_timeout": 5})
     deadline = time.monotonic() + CONNECT_PATIENCE_SECONDS
     while True:
@@ -55,18 +55,18 @@ def connect(url: URL) -> Engine:
         except OperationalError as error:
             reason = str(error.orig).strip()
             if "password authentication failed" in reason:
-                raise Refusal(
+                raise RefusalError(
                     "PostgreSQL refuses POSTGRES_PASSWORD of .env: the volume was made with another one. Put the old "
                     "password back into .env, or change the database's with: docker compose exec postgres "
                     f"psql -U {url.username} {url.database} -c '\\password'."
                 ) from error
             if "does not exist" in reason:
-                raise Refusal(
+                raise RefusalError(
                     f"PostgreSQL has no database {url.database!r} or role {url.username!r}: the volume was made with "
                     "other names. Put the old POSTGRES_USER and POSTGRES_DB back into .env."
                 ) from error
             if time.monotonic() > deadline:
-                raise Refusal(
+                raise RefusalError(
                     f"PostgreSQL at {url.host}:{url.port} does not answer: {reason.splitlines()[0]}. "
                     "See: docker compose logs postgres."
                 ) from error
@@ -77,7 +77,7 @@ def check_schema(engine: Engine) -> None:
     """Let a server meet only a database that it knows.
 
     Raises:
-        Refusal: the database is newer, older without permission to upgrade, or not MLflow's.
+        RefusalError: the database is newer, older without permission to upgrade, or not MLflow's.
     """
     from alembic.script import ScriptDirectory
     from mlflow.store.db.utils import _get_alembic_config, _upgrade_db
@@ -86,7 +86,7 @@ def check_schema(engine: Engine) -> None:
     if "alembic_version" not in tables:
         # Also after a first start that was cut off half-way: the server then goes on where it stopped.
         if tables and not tables & {"experiments", "alembic_version_auth"}:
-            raise Refusal(
+            raise RefusalError(
                 "The database has tables, and none of them is MLflow's: name an empty database in POSTGRES_DB."
             )
         print("The database is empty: MLflow makes its tables.", flush=True)
@@ -98,13 +98,13 @@ def check_schema(engine: Engine) -> None:
     if current == wanted:
         return
     if current not in {script.revision for script in scripts.walk_revisions()}:
-        raise Refusal(
+        raise RefusalError(
             f"The database has schema {current}, which this MLflow does not know (it knows up to {wanted}): a newer "
             "server has upgraded it. Start that newer image again, or restore the backup made before the upgrade "
             "(scripts/restore)."
         )
     if not is_true("MLFLOW_DB_UPGRADE"):
-        raise Refusal(
+        raise RefusalError(
             f"The database has the older schema {current}, this MLflow needs {wanted}, and nothing has been changed. "
             "Make a backup (scripts/backup), then upgrade once with: "
             "MLFLOW_DB_UPGRADE=true docker compose up --detach --wait mlflow."
@@ -118,7 +118,7 @@ def prepare_accounts(url: URL) -> None:
     """Create MLflow's administrator and the account that training uses, with the passwords of .env.
 
     Raises:
-        Refusal: a name or password is missing or too short.
+        RefusalError: a name or password is missing or too short.
     """
     accounts = {
         "MLFLOW_AUTH_ADMIN": (os.environ.get("MLFLOW_AUTH_ADMIN_USERNAME", ""), True),
@@ -126,13 +126,13 @@ def prepare_accounts(url: URL) -> None:
     }
     for prefix, (name, _) in accounts.items():
         if not name:
-            raise Refusal(f"MLFLOW_AUTH=true needs {prefix}_USERNAME in .env.")
+            raise RefusalError(f"MLFLOW_AUTH=true needs {prefix}_USERNAME in .env.")
         if len(os.environ.get(f"{prefix}_PASSWORD", "")) < MIN_PASSWORD_LENGTH:
-            raise Refusal(
+            raise RefusalError(
                 f"MLFLOW_AUTH=true needs {prefix}_PASSWORD in .env, of {MIN_PASSWORD_LENGTH} characters or more."
             )
     if not os.environ.get("MLFLOW_FLASK_SERVER_SECRET_KEY"):
-        raise Refusal("MLFLOW_AUTH=true needs MLFLOW_FLASK_SERVER_SECRET_KEY in .env: any long random text.")
+        raise RefusalError("MLFLOW_AUTH=true needs MLFLOW_FLASK_SERVER_SECRET_KEY in .env: any long random text.")
 
     config = Path("/tmp/basic-auth.ini")  # noqa: S108 - a tmpfs of this container alone
     config.touch(mode=0o600)
@@ -187,5 +187,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except Refusal as refusal:
+    except RefusalError as refusal:
         sys.exit(f"MLflow does not start. {refusal}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
 
 import structlog
@@ -14,6 +15,8 @@ import structlog
 SECRET_KEY = re.compile(r"(?i)(password|passwd|secret|token|access_key|credential|authorization)")
 URI_PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^:/@\s]*):[^@/\s]+@")
 HIDDEN = "**********"
+
+_progress_shown = True
 
 
 def redact(text: str) -> str:
@@ -30,8 +33,10 @@ def _redact_event(_logger: Any, _method: str, event: MutableMapping[str, Any]) -
     return event
 
 
-def configure(*, quiet: bool = False, debug: bool = False) -> None:
+def configure(*, quiet: bool = False, debug: bool = False, show_progress: bool = True) -> None:
     """Set up structlog once a process: readable on a terminal, JSON where HEIMDALL_LOG_FORMAT=json says so."""
+    global _progress_shown
+    _progress_shown = show_progress
     level = logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO
     as_json = os.environ.get("HEIMDALL_LOG_FORMAT", "") == "json"
     renderer: Any = (
@@ -54,3 +59,25 @@ def configure(*, quiet: bool = False, debug: bool = False) -> None:
 def get(name: str) -> Any:
     """A logger that names its module in every event."""
     return structlog.get_logger(name).bind(logger=name)
+
+
+@contextlib.contextmanager
+def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show how far long work is, on stderr: a bar on a terminal, one line elsewhere, nothing where a run is quiet.
+
+    Gives a function that is told how many of ``total`` are done.
+    """
+    if not _progress_shown:
+        yield lambda _done: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        console.print(f"{description} …", highlight=False)
+        yield lambda _done: None
+        return
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda done: bar.update(task, completed=done)

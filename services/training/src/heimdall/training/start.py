@@ -24,7 +24,8 @@ def train(task: Task[Any], flags: Mapping[str, Any], file: Path | None) -> int:
     if run_config.disable_mlflow:
         click.echo(DISABLE_MLFLOW_WARNING, err=True)
         run_config = run_config.without_deprecated()
-    logs.configure(quiet=True, debug=bool(os.environ.get("HEIMDALL_DEBUG")))
+    debug = bool(os.environ.get("HEIMDALL_DEBUG"))
+    logs.configure(quiet=True, debug=debug, show_progress=not run_config.quiet and run_config.enable_progress_bar)
     settings = read_settings(task)
 
     from heimdall.training.pipeline import TrainingPipeline

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from heimdall.errors import ConfigError, DataError
-from heimdall.logs import get
+from heimdall.logs import get, progress
 from heimdall.tasks.base import Arrays, Evaluation, FitResult, Predict, Report, Task, TaskConfig
 from heimdall.tasks.localization.config import LocalizationConfig, SimulationOptions
 
@@ -43,7 +43,8 @@ class LocalizationTask(Task[LocalizationConfig]):
             dataset = open_dataset(folder)
             _ = dataset.truths  # a session without truth is found now, not after an epoch
             started = time.monotonic()
-            dataset.features(cache)
+            with progress(f"Reading {len(dataset.sessions)} sessions", len(dataset.sessions)) as tell:
+                dataset.features(cache, tell)
         get(__name__).info(
             "data ready",
             sessions=len(dataset.sessions),
@@ -81,8 +82,8 @@ class LocalizationTask(Task[LocalizationConfig]):
             frequency_hz=chosen.frequency_mhz * 1e6, **chosen.model_dump(exclude={"sessions", "frequency_mhz"})
         )
         started = time.monotonic()
-        get(__name__).info("simulating", sessions=chosen.sessions, seed=chosen.seed, folder=str(folder))
-        simulate(scene, folder, chosen.sessions)
+        with progress(f"Simulating {chosen.sessions} sessions, once", chosen.sessions) as tell:
+            simulate(scene, folder, chosen.sessions, progress=tell)
         get(__name__).info("simulated", seconds=round(time.monotonic() - started, 1))
         return folder
 
