@@ -51,7 +51,7 @@ def connect(url: URL) -> Engine:
         try:
             with engine.connect() as connection:
                 connection.execute(text("SELECT 1"))
-            return engine
+                return engine
         except OperationalError as error:
             reason = str(error.orig).strip()
             if "password authentication failed" in reason:
