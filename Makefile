@@ -44,6 +44,10 @@ test: lint  ## lint, then all tests with a real PostgreSQL and a real S3 server
 bench: $(INSTALLED)  ## All measurements, as ratios side by side
 	HEIMDALL_BENCH=full $(BIN)/pytest -m benchmark tests/benchmarks -s --timeout 900 $(ARGS)
 
+.PHONY: docs
+docs: $(INSTALLED)  ## Write the configuration reference from the declarations
+	$(BIN)/python -m heimdall.training.reference
+
 .PHONY: test-stack
 test-stack: $(INSTALLED)  ## Bring the real stack up in Docker and try everything on it
 	@docker info >/dev/null 2>&1 || { echo "test-stack: no Docker engine answers; start Docker, or set DOCKER_HOST." >&2; exit 69; }
