@@ -115,7 +115,7 @@ def check_schema(engine: Engine) -> None:
 
 
 def prepare_accounts(url: URL) -> None:
-    """Create MLflow's administrator and the account that training uses, with the passwords of .env.
+    """Create MLflow's administrator and the account that training uses, with the passwords of .env and its rights.
 
     Raises:
         RefusalError: a name or password is missing or too short.
@@ -138,6 +138,7 @@ def prepare_accounts(url: URL) -> None:
     config.touch(mode=0o600)
     config.write_text(
         "[mlflow]\ndefault_permission = READ\n"
+        "auth_cache_ttl_seconds = 30\n"  # hashing a password for each of a run's many requests would cost more than they
         f"database_uri = {url.render_as_string(hide_password=False).replace('%', '%%')}\n"
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n",
         encoding="utf-8",
@@ -154,6 +155,11 @@ def prepare_accounts(url: URL) -> None:
             store.create_user(name, password, is_admin=is_admin)
         elif not store.authenticate_user(name, password):
             store.update_user(name, password=password)
+    # Experiments and models from before accounts were switched on belong to nobody, and training must go on with them.
+    # MANAGE, because a run that was made twice by a lost reply is deleted again.
+    trainer = accounts["MLFLOW_TRACKING"][0]
+    for kind in ("experiment", "registered_model"):
+        store.grant_user_permission(trainer, kind, "*", "MANAGE")
 
 
 def server_command() -> list[str]:

@@ -34,6 +34,11 @@ def test_with_authentication_on_nobody_enters_without_a_password(stack: compose.
         assert stack.run("heimdall", "doctor").returncode == 0
         with pytest.raises(urllib.error.HTTPError, match="403"):
             stack.api("users/create", {"username": "mallory", "password": "x" * 16}, account=trainer)
+        stack.api("users/create", {"username": "ada", "password": "x" * 16}, account=admin)
+        ada = ("ada", "x" * 16)
+        assert status(stack, ada) == 200
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            stack.api("experiments/update", {"experiment_id": "1", "new_name": "mine"}, account=ada)
     finally:
         stack.compose("up", "--detach", "--no-deps", "--wait", "mlflow")
     assert "with-password" in [run["info"]["run_name"] for run in stack.runs()]
