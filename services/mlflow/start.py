@@ -138,7 +138,7 @@ def prepare_accounts(url: URL) -> None:
     config.touch(mode=0o600)
     config.write_text(
         "[mlflow]\ndefault_permission = READ\n"
-        "auth_cache_ttl_seconds = 30\n"  # hashing a password for each of a run's many requests would cost more than they
+        "auth_cache_ttl_seconds = 30\n"  # hashing a password costs more than most of a run's many requests
         f"database_uri = {url.render_as_string(hide_password=False).replace('%', '%%')}\n"
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n",
         encoding="utf-8",
