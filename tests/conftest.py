@@ -39,8 +39,9 @@ FOREIGN = (
 
 
 @pytest.fixture(autouse=True)
-def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No test sees the settings of whoever runs it, and none writes outside its own folder."""
+def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No test sees the settings of whoever runs it or of the test before it, and none writes outside its own folder."""
+    before = dict(os.environ)
     for name in [name for name in os.environ if name.startswith(("MLFLOW_", "HEIMDALL_"))]:
         if name not in {"HEIMDALL_FAULT_ROUNDS", "HEIMDALL_BENCH_GIB"}:
             monkeypatch.delenv(name)
@@ -50,6 +51,9 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.setenv("DO_NOT_TRACK", "true")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    yield
+    os.environ.clear()  # MLflow's client is told by the environment where its server is
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

@@ -99,7 +99,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from heimdall.registry.client import connect
 
     home = tmp_path_factory.mktemp("empty")
-    settings = Settings(_env_file=None, heimdall_home=home)
+    settings = Settings(_env_file=None, heimdall_home=home, mlflow_tracking_uri=f"sqlite:///{home / 'mlflow.db'}")
     before = dict(os.environ)
     connect(settings).search_experiments()
     os.environ.clear()
