@@ -105,7 +105,8 @@ def _client() -> Any:
         read_timeout=30,
         max_pool_connections=DOWNLOADS_AT_ONCE,
     )
-    return boto3.client("s3", config=retries, **Settings().s3_options())
+    # a session of its own: the default one remembers the keys of whoever asked first
+    return boto3.session.Session().client("s3", config=retries, **Settings().s3_options())
 
 
 def _list(client: Any, bucket: str, prefix: str, folder: Path) -> list[Remote]:
