@@ -87,7 +87,7 @@ def test_training_goes_on_when_the_server_refuses_and_says_what_waits(heimdall: 
     command = heimdall(*SHORT, "--output-dir", tmp_path / "out", **where)
     assert command.wait() == 0, command.errors
     assert (tmp_path / "out" / "bundle" / "model.safetensors").exists()
-    assert "Not everything has reached the tracking server yet; deliver it with: heimdall sync" in command.output
+    assert "Not everything has reached the tracking server yet; deliver it with: " in command.output
     assert "not delivered yet" in command.errors
     assert "hunter22" not in command.output + command.errors
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +47,7 @@ def print_closing(console: Console, task: Task[Any], config: RunConfig, result: 
     for note in result.report.notes:
         console.print(note, highlight=False, soft_wrap=True)
     console.print(
-        f"Took {duration(result.seconds)}. Everything is in {_short(result.output_dir)}",
+        f"Took {duration(result.seconds)}. Everything is in {short(result.output_dir)}",
         highlight=False,
         soft_wrap=True,
     )
@@ -53,9 +55,9 @@ def print_closing(console: Console, task: Task[Any], config: RunConfig, result: 
         return
     if result.model_version:
         console.print(f"Registered {task.model_name} version {result.model_version}", highlight=False)
-    see = f"See it with: [bold]heimdall ui --run {result.run_id}[/bold]"
+    see = f"See it with: [bold]{as_typed(f'ui --run {result.run_id}')}[/bold]"
     if not result.delivered:
-        see = "Not everything has reached the tracking server yet; deliver it with: [bold]heimdall sync[/bold]"
+        see = f"Not everything has reached the tracking server yet; deliver it with: [bold]{as_typed('sync')}[/bold]"
     console.print(f"Run {result.run_id}. {see}", highlight=False, soft_wrap=True)
 
 
@@ -68,5 +70,13 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _short(path: Path) -> str:
+def as_typed(words: str) -> str:
+    """``heimdall WORDS`` as it can be pasted here: with the way to it where the shell does not know it."""
+    beside = Path(sys.executable).with_name("heimdall")
+    program = "heimdall" if shutil.which("heimdall") or not beside.exists() else short(beside)
+    return f"{program} {words}"
+
+
+def short(path: Path) -> str:
+    """``path`` as it is seen from here."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -17,7 +17,7 @@ from heimdall.errors import HeimdallError, StoppedBySignal, UndeliveredError
 from heimdall.settings import Settings
 from heimdall.tasks.base import FitResult, Report, Task, TaskConfig
 from heimdall.training import resume
-from heimdall.training.closing import make_console, print_closing
+from heimdall.training.closing import as_typed, make_console, print_closing, short
 from heimdall.training.config import RunConfig
 from heimdall.training.folder import RunFolder, RunRecord, plain, set_aside, working_in
 from heimdall.training.provenance import provenance
@@ -158,7 +158,7 @@ class TrainingPipeline:
                 folder.try_update(status="stopped")
             with contextlib.suppress(UndeliveredError):
                 tracker.end_run("KILLED")
-            error.mend = f"Continue with: heimdall train {self.task.name} --resume {_short(folder.path)}"
+            error.mend = f"Continue with: {as_typed(f'train {self.task.name} --resume {short(folder.path)}')}"
             raise
         except BaseException:
             if first:
@@ -189,10 +189,10 @@ class TrainingPipeline:
         for path in checkpoint.passed_over if checkpoint else ():
             log.warning("damaged checkpoint passed over", path=str(path))
         if checkpoint is None:
-            self.console.print(f"Starting over in {_short(folder.path)}: there is no checkpoint yet.")
+            self.console.print(f"Starting over in {short(folder.path)}: there is no checkpoint yet.")
         else:
             where = f"epoch {checkpoint.epoch + 1}, step {checkpoint.step}"
-            self.console.print(f"Resuming {_short(folder.path)} at {where}.", highlight=False)
+            self.console.print(f"Resuming {short(folder.path)} at {where}.", highlight=False)
         return checkpoint
 
     def _report(self, result: FitResult, folder: RunFolder, fitting: Fitting) -> Report:
@@ -249,8 +249,3 @@ class TrainingPipeline:
                 mend="Deliver it with: heimdall sync",
             )
         return result
-
-
-def _short(path: Path) -> str:
-    """``path`` as it is seen from here."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
