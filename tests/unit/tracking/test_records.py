@@ -10,7 +10,16 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heimdall.tracking.records import Damage, Position, Record, decode, encode, last_timestamp, read_records
+from heimdall.tracking.records import (
+    Damage,
+    Position,
+    Record,
+    decode,
+    encode,
+    encode_metrics,
+    last_timestamp,
+    read_records,
+)
 
 GOLDEN = Path(__file__).parents[2] / "data" / "journal-format-1.journal"
 
@@ -113,3 +122,13 @@ def test_a_journal_of_format_1_is_still_read() -> None:
     records = [item for item in read_records(GOLDEN, Position(), ended=True) if isinstance(item, Record)]
     expected = json.loads(GOLDEN.with_suffix(".json").read_text())
     assert [[r.number, r.timestamp_ms, r.kind, r.content] for r in records] == expected
+
+
+@given(
+    st.dictionaries(st.text(), st.floats(), max_size=6),
+    st.integers(min_value=1, max_value=2**40),
+    st.integers(min_value=0, max_value=2**40),
+)
+def test_the_short_way_for_metrics_writes_the_same_bytes(values: dict[str, float], number: int, step: int) -> None:
+    ordinary = encode(number, 1_700_000_000_000, "m", step, values)
+    assert encode_metrics(number, 1_700_000_000_000, step, values) == ordinary

@@ -147,7 +147,7 @@ class JournalWriter:
                     now = self._last_ms = now + 1
                     self._steps_of_ms.clear()
                 self._steps_of_ms.add(step)
-                line = records.encode(self.number + 1, now, kind, step, *content)
+                line = records.encode_metrics(self.number + 1, now, step, *content)
             else:
                 line = records.encode(self.number + 1, now, kind, *content)
             self.number += 1
