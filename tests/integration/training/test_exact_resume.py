@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -109,7 +110,7 @@ def test_a_signal_saves_at_the_next_batch_and_the_resumed_run_is_the_same(
     time.sleep(0.2 if in_validation else 0)
     os.kill(command.pid, number)
     assert command.wait() == code, command.errors
-    assert "heimdall train toy --resume" in command.errors
+    assert re.search(r"Continue with: \S*heimdall train toy --resume", command.errors), command.errors
     assert json.loads((output / "run.json").read_text())["status"] == "stopped"
     step = torch.load(output / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     assert step == 2 * BATCHES if in_validation else wanted < step < 2 * BATCHES
