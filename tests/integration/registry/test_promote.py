@@ -145,3 +145,22 @@ def test_the_tracker_of_the_public_face_takes_the_gates_on_the_way_to_production
     assert champion(settings) == good
     assert stages(settings)[good] == "Production"
     assert [entry.verdict for entry in history(NAME, settings)] == ["PROMOTE", "HOLD"]
+
+
+def test_whoever_moves_the_alias_after_the_gate_is_not_written_over(
+    local: Any, put: Any, beacon: Any, gates: Path
+) -> None:
+    from heimdall.registry.gatekeeper import stage_gate
+    from heimdall.tracking.tracker import MLflowTracker
+
+    ours, theirs = put(local), put(local)
+    data = str(beacon().folder)
+
+    def gate(name: str, version: str) -> None:
+        stage_gate(local, gates, data)(name, version)
+        promote(NAME, theirs, local, gates_file=gates, data=data)  # somebody else, a millisecond later
+
+    MLflowTracker(local, gate=gate).transition_model_stage(NAME, ours, "Production")
+    assert champion(local) == theirs
+    assert stages(local) == {ours: "Archived", theirs: "Production"}
+    assert [entry.verdict for entry in history(NAME, local)] == ["PROMOTE", "PROMOTE"]

@@ -25,7 +25,8 @@ STAGES = {"production": "Production", "staging": "Staging", "archived": "Archive
 ALIASES = {"Production": "champion", "Staging": "challenger"}
 
 Gate = Callable[[str, str], None]
-"""``gate(model_name, version)`` raises :class:`~heimdall.errors.HoldError` to keep a version out of production."""
+"""``gate(model_name, version)`` makes a version the one in production, alias and stage, or raises
+:class:`~heimdall.errors.HoldError` to keep it out."""
 
 log = logs.get(__name__)
 
@@ -93,13 +94,15 @@ class RunQueries:
     def transition_model_stage(self, model_name: str, version: str | int, stage: str) -> None:
         """Move a version to Production, Staging, Archived or None, and the alias champion or challenger with it.
 
-        Raises :class:`UsageError` for another stage, and what the gate raises for Production.
+        Where there is a gate, the way to Production is the gate's alone. Raises :class:`UsageError` for another stage,
+        and what the gate raises.
         """
         known = STAGES.get(stage.lower())
         if known is None:
             raise UsageError(f"There is no stage {stage!r}.", mend=f"Choose one of: {', '.join(STAGES.values())}.")
         if known == "Production" and self.gate is not None:
             self.gate(model_name, str(version))
+            return
         with reported(self.settings):
             import warnings
 

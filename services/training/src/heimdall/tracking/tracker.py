@@ -55,7 +55,7 @@ class MLflowTracker(RunQueries):
     """
 
     def __init__(self, settings: Settings, *, strict: bool = False, gate: Gate | None = None) -> None:
-        """``gate`` is asked before :meth:`transition_model_stage` makes a version the one in production."""
+        """``gate`` is what :meth:`transition_model_stage` leads through on the way to Production."""
         super().__init__(settings, gate=gate)
         self.strict = strict
         self._journal: journal.JournalWriter | None = None
