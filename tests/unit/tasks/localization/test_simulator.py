@@ -31,6 +31,16 @@ def test_another_seed_is_another_data_set(scene: Scene) -> None:
     assert not np.array_equal(draw_session(scene, 0).samples, draw_session(other, 0).samples)
 
 
+def test_a_hold_out_set_has_other_sessions_of_the_same_scene(scene: Scene, tmp_path: Path) -> None:
+    whole = digests(simulate(scene, tmp_path / "whole", 4))
+    later = digests(simulate(scene, tmp_path / "later", 2, first_session=2))
+    assert sorted(later) == [
+        "scene.json",
+        *(f"session-{number:05d}.sigmf-{part}" for number in (2, 3) for part in ("data", "meta")),
+    ]
+    assert later.items() <= whole.items()  # what is drawn depends on scene and number alone
+
+
 def test_received_power_survives_sixteen_bit_integers(scene: Scene, recordings: Path) -> None:
     session = open_dataset(recordings).sessions[1]
     samples = read_samples(session.recordings[0], 17_920)

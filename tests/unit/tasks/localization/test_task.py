@@ -80,6 +80,8 @@ def test_simulation_follows_its_options(tmp_path: Path) -> None:
     assert scene is not None
     assert (scene.seed, scene.frequency_hz, scene.fading_db) == (9, 433.5e6, 1.5)
     assert len(list((tmp_path / "set").glob("*.sigmf-data"))) == 2
+    TASK.simulate(tmp_path / "later", {"sessions": "1", "seed": "9", "first_session": "2", "fading_db": "1.5"})
+    assert [path.name for path in (tmp_path / "later").glob("*.sigmf-data")] == ["session-00002.sigmf-data"]
 
 
 def test_evaluation_says_which_data_and_how_far_off(predict: Predict, recordings: Path, tmp_path: Path) -> None:

@@ -86,6 +86,12 @@ class SimulationOptions(BaseModel):
 
     sessions: int = Field(1500, ge=1, description="Sessions to simulate (0.5 MB each with seven receivers).")
     seed: int = Field(7, ge=0, description="The one seed that the scene and all sessions are drawn from.")
+    first_session: int = Field(
+        0,
+        ge=0,
+        description="Number of the first session. The same seed with a number that no training set reached gives other "
+        "sessions of the same scene: a hold-out set.",
+    )
     frequency_mhz: float = Field(145.0, gt=30, lt=6000, description="Carrier frequency in MHz.")
     path_loss_exponent: float = Field(3.0, ge=1, le=6, description="Path-loss exponent n.")
     shadowing_db: float = Field(6.0, ge=0, le=20, description="Standard deviation of the terrain's shadowing, in dB.")

@@ -106,9 +106,17 @@ def _channel(scene: Scene, count: int, random: np.random.Generator) -> Samples:
 
 
 def simulate(
-    scene: Scene, folder: Path, sessions: int, *, threads: int = 2, progress: Callable[[int], None] = lambda _: None
+    scene: Scene,
+    folder: Path,
+    sessions: int,
+    *,
+    first_session: int = 0,
+    threads: int = 2,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> Path:
     """Write ``sessions`` multi-channel recordings and ``scene.json``; the folder appears only when it is whole.
+
+    Sessions are numbered from ``first_session``: sets of one scene whose numbers do not overlap share no session.
 
     Raises :class:`~heimdall.errors.OutputError` where the folder exists already, or the disk is full.
     """
@@ -121,7 +129,8 @@ def simulate(
         scene.save(partial)
         # The maps are a cached property: made by save() before the threads start
         with ThreadPoolExecutor(threads) as pool:
-            for done, _ in enumerate(pool.map(lambda index: _write_session(scene, partial, index), range(sessions))):
+            numbers = range(first_session, first_session + sessions)
+            for done, _ in enumerate(pool.map(lambda index: _write_session(scene, partial, index), numbers)):
                 progress(done + 1)
         if folder.exists():
             folder.rmdir()

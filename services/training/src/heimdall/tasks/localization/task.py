@@ -78,12 +78,11 @@ class LocalizationTask(Task[LocalizationConfig]):
                 f"Simulation option {'.'.join(map(str, first['loc']))}: {first['msg']}.",
                 mend=f"Options: {', '.join(SimulationOptions.model_fields)}.",
             ) from None
-        scene = Scene(
-            frequency_hz=chosen.frequency_mhz * 1e6, **chosen.model_dump(exclude={"sessions", "frequency_mhz"})
-        )
+        of_the_set = {"sessions", "first_session", "frequency_mhz"}
+        scene = Scene(frequency_hz=chosen.frequency_mhz * 1e6, **chosen.model_dump(exclude=of_the_set))
         started = time.monotonic()
         with progress(f"Simulating {chosen.sessions} sessions, once", chosen.sessions) as tell:
-            simulate(scene, folder, chosen.sessions, progress=tell)
+            simulate(scene, folder, chosen.sessions, first_session=chosen.first_session, progress=tell)
         get(__name__).info("simulated", seconds=round(time.monotonic() - started, 1))
         return folder
 
