@@ -30,7 +30,7 @@ def journal(folder: Path, calls: int, files: tuple[Path, ...] = ()) -> Path:
 
     made = JournalWriter(folder, {"run_key": folder.name, "experiment": "bench"}, on_problem=problem)
     for step in range(calls):
-        made.append("m", {f"train/metric_{n}": step * 0.123456789 + n for n in range(5)}, step=step)
+        made.append_metrics({f"train/metric_{n}": step * 0.123456789 + n for n in range(5)}, step)
     for file in files:
         made.stage(file, f"files/{file.name}")
     made.append("e", "FINISHED", "")

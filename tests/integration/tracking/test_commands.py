@@ -29,7 +29,7 @@ def journal(root: Path, key: str, *, delivered: bool) -> Path:
         raise error
 
     made = JournalWriter(root / key, {"run_key": key, "place": Settings().tracking_place}, on_problem=problem)
-    made.append("m", {"loss": 1.0}, step=0)
+    made.append_metrics({"loss": 1.0}, 0)
     made.append("e", "FINISHED", "")
     made.close()
     if delivered:

@@ -17,6 +17,7 @@ from heimdall.tracking.cursor import Cursor, is_delivered
 from heimdall.tracking.delivery import Delivery
 from heimdall.tracking.journal import JournalWriter
 from heimdall.tracking.limits import PARAM_CHARACTERS
+from heimdall.tracking.records import FORMAT
 from heimdall.tracking.sinks import MANIFEST, MemoryRun, MemorySink, PermanentError, TransientError
 
 PLACE = "memory://"
@@ -63,7 +64,7 @@ def test_everything_arrives_and_each_call_is_made_once(folder: Path, tmp_path: P
     made.append("p", {"lr": "0.1"})
     made.append("t", {"stage": "test"})
     for step in range(100):
-        made.append("m", {"loss": step / 3, "nan": math.nan}, step=step)
+        made.append_metrics({"loss": step / 3, "nan": math.nan}, step)
     made.stage(file, "models/model.bin")
     made.append("e", "FINISHED", "")
     made.close()
@@ -87,7 +88,7 @@ def test_everything_arrives_and_each_call_is_made_once(folder: Path, tmp_path: P
 
 def test_a_transient_error_is_tried_again_until_it_works(folder: Path) -> None:
     made = write(folder)
-    made.append("m", {"loss": 1.0}, step=0)
+    made.append_metrics({"loss": 1.0}, 0)
     made.append("e", "FINISHED", "")
     made.close()
     sink = MemorySink(failures=[TransientError("down")] * 7)
@@ -99,7 +100,7 @@ def test_a_transient_error_is_tried_again_until_it_works(folder: Path) -> None:
 def test_a_permanent_error_sets_only_the_culprit_aside_and_is_not_retried(folder: Path) -> None:
     made = write(folder)
     for step in range(50):
-        made.append("m", {"loss": step, "poison" if step == 20 else "fine": 1.0}, step=step)
+        made.append_metrics({"loss": step, "poison" if step == 20 else "fine": 1.0}, step)
     made.append("e", "FINISHED", "")
     made.close()
     sink = MemorySink(refuse=frozenset({"poison"}))
@@ -126,7 +127,7 @@ def test_a_batch_that_an_answering_server_never_takes_does_not_block_the_rest(
             super().write_batch(run_id, batch)
 
     made = write(folder)
-    made.append("m", {"loss": 1.0, "poison": 2.0}, step=0)
+    made.append_metrics({"loss": 1.0, "poison": 2.0}, 0)
     made.append("e", "FINISHED", "")
     made.close()
     sink = Stubborn()
@@ -140,7 +141,7 @@ def test_a_resumed_run_keeps_earlier_metrics_and_old_params(folder: Path) -> Non
     for session, rate in enumerate(("0.1", "0.2")):
         made = write(folder)
         made.append("p", {"lr": rate, "same": "x"})
-        made.append("m", {"loss": float(session)}, step=session)
+        made.append_metrics({"loss": float(session)}, session)
         made.append("e", "FAILED" if session == 0 else "FINISHED", "")
         made.close()
         assert deliver(folder, sink)
@@ -159,7 +160,7 @@ def test_the_same_journal_delivered_twice_changes_nothing(folder: Path, tmp_path
     made = write(folder)
     made.append("p", {"lr": "0.1"})
     for step in range(2500):
-        made.append("m", {"loss": 0.5}, step=step % 100)
+        made.append_metrics({"loss": 0.5}, step % 100)
     made.stage(file, "a.bin")
     made.append("e", "KILLED", "")
     made.close()
@@ -177,7 +178,7 @@ def test_the_same_journal_delivered_twice_changes_nothing(folder: Path, tmp_path
 
 def test_a_trainer_that_died_leaves_a_failed_run(folder: Path) -> None:
     made = write(folder)
-    made.append("m", {"loss": 1.0}, step=0)
+    made.append_metrics({"loss": 1.0}, 0)
     made._lock.release()  # as if the process were gone: no end record
     sink = MemorySink()
     assert deliver(folder, sink)
@@ -189,10 +190,10 @@ def test_a_trainer_that_died_leaves_a_failed_run(folder: Path) -> None:
 def test_damage_is_reported_on_the_run_and_costs_only_itself(folder: Path) -> None:
     made = write(folder)
     for step in range(10):
-        made.append("m", {"loss": float(step)}, step=step)
+        made.append_metrics({"loss": float(step)}, step)
     made.append("e", "FINISHED", "")
     made.close()
-    content = made.segment.read_bytes().replace(b'"m",4,', b'"m",7,')
+    content = made.segment.read_bytes().replace(b'"v",4,', b'"v",7,')
     made.segment.write_bytes(content)
     sink = MemorySink()
     assert deliver(folder, sink)
@@ -203,7 +204,7 @@ def test_damage_is_reported_on_the_run_and_costs_only_itself(folder: Path) -> No
 
 def test_a_run_whose_header_is_lost_is_delivered_under_its_key(folder: Path) -> None:
     made = write(folder)
-    made.append("m", {"loss": 1.0}, step=0)
+    made.append_metrics({"loss": 1.0}, 0)
     made.append("e", "FINISHED", "")
     made.close()
     made.segment.write_bytes(made.segment.read_bytes().replace(b'"run_key"', b'"ran_key"'))
@@ -231,7 +232,7 @@ def test_long_params_go_whole_into_an_artifact(folder: Path) -> None:
 
 def test_refused_names_are_mapped_and_the_mapping_is_kept(folder: Path) -> None:
     made = write(folder)
-    made.append("m", {"a+b": 1.0, "a*b": 2.0}, step=0)
+    made.append_metrics({"a+b": 1.0, "a*b": 2.0}, 0)
     made.append("e", "FINISHED", "")
     made.close()
     sink = MemorySink()
@@ -296,7 +297,7 @@ def test_metrics_do_not_wait_behind_a_large_file(folder: Path, tmp_path: Path) -
     (tmp_path / "big.bin").write_bytes(b"big")
     made = write(folder)
     made.stage(tmp_path / "big.bin", "big.bin")
-    made.append("m", {"loss": 1.0}, step=0)
+    made.append_metrics({"loss": 1.0}, 0)
 
     class Slow(MemorySink):
         def upload(self, run_id: str, path: Path, destination: str, *, same_as: str = "") -> None:
@@ -320,9 +321,21 @@ def test_a_journal_is_not_delivered_to_another_server_by_accident(folder: Path) 
 def test_records_of_a_later_version_are_skipped_not_feared(folder: Path) -> None:
     made = write(folder)
     made.append("z", "something new")
-    made.append("m", {"loss": 1.0}, step=0)
+    made.append_metrics({"loss": 1.0}, 0)
     made.append("e", "FINISHED", "")
     made.close()
     sink = MemorySink()
     assert deliver(folder, sink)
     assert values(only(sink)) == [1.0]
+
+
+def test_a_journal_of_a_later_format_is_left_to_its_version(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as later:
+        later.setattr("heimdall.tracking.records.FORMAT", FORMAT + 1)
+        made = write(folder)
+        made.append_metrics({"loss": 1.0}, 0)
+        made.append("e", "FINISHED", "")
+        made.close()
+    with pytest.raises(ConfigError, match=f"later version \\(format {FORMAT + 1}, not {FORMAT}\\)"):
+        deliver(folder, MemorySink())
+    assert not is_delivered(folder)

@@ -34,7 +34,7 @@ def read(path: Path) -> list[Record]:
 
 def test_what_append_returned_from_is_in_the_file(tmp_path: Path) -> None:
     made = writer(tmp_path / "run")
-    made.append("m", {"loss": 1.0}, step=4)
+    made.append_metrics({"loss": 1.0}, 4)
     header, twin, record = read(made.segment)
     assert header.content == twin.content
     assert (record.kind, record.content) == ("m", [4, {"loss": 1.0}])
@@ -44,8 +44,8 @@ def test_what_append_returned_from_is_in_the_file(tmp_path: Path) -> None:
 def test_no_two_points_of_one_step_have_the_same_time(tmp_path: Path) -> None:
     made = writer(tmp_path / "run")
     for _ in range(2000):
-        made.append("m", {"loss": 0.5}, step=0)
-        made.append("m", {"loss": 0.5}, step=1)
+        made.append_metrics({"loss": 0.5}, 0)
+        made.append_metrics({"loss": 0.5}, 1)
     points = [(r.content[0], r.timestamp_ms) for r in read(made.segment) if r.kind == "m"]
     assert len(set(points)) == len(points) == 4000
     made.close()
@@ -54,11 +54,11 @@ def test_no_two_points_of_one_step_have_the_same_time(tmp_path: Path) -> None:
 def test_a_clock_set_back_makes_no_two_points_alike(tmp_path: Path) -> None:
     first = writer(tmp_path / "run")
     for step in range(50):
-        first.append("m", {"loss": 0.5}, step=step)
+        first.append_metrics({"loss": 0.5}, step)
     first.close()
     again = writer(tmp_path / "run", wall_clock=lambda: first._last_ms * 1_000_000 - HOUR_NS)
     for step in range(50):
-        again.append("m", {"loss": 0.5}, step=step)
+        again.append_metrics({"loss": 0.5}, step)
     again.close()
     times = [r.timestamp_ms for segment in journal.segments(tmp_path / "run") for r in read(segment)]
     assert times == sorted(times)
@@ -73,7 +73,7 @@ def test_threads_lose_nothing(tmp_path: Path) -> None:
 
     def log(name: str) -> None:
         for step in range(500):
-            made.append("m", {name: step}, step=step)
+            made.append_metrics({name: step}, step)
 
     threads = [threading.Thread(target=log, args=(f"m{n}",)) for n in range(4)]
     for thread in threads:
@@ -166,7 +166,7 @@ made = JournalWriter(Path({str(tmp_path / "run")!r}), {{"run_key": "hd-test"}}, 
 hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 resource.setrlimit(resource.RLIMIT_FSIZE, (made._size + 5000, hard))
 for step in range(300):
-    made.append("m", {{"loss": step / 3}}, step=step)
+    made.append_metrics({{"loss": step / 3}}, step)
 assert problems and made.unwritten > 100, made.unwritten
 resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 made.close()

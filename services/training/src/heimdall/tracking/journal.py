@@ -24,12 +24,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from os import write
 from pathlib import Path
+from time import monotonic_ns
 from typing import Any
 
 from heimdall.errors import OutputError, UsageError
 from heimdall.tracking import records, staging
 from heimdall.tracking.locks import ProcessLock, is_locked
+from heimdall.tracking.records import encode_metrics
 
 MEMORY_LIMIT_BYTES = 64 << 20
 """What is kept in memory while the journal's file system is full."""
@@ -112,9 +115,9 @@ class JournalWriter:
         earlier = segments(self.folder)
         # wall clock at the start, monotonic from there: a clock that is set back makes no two points alike
         now = max(wall_clock() // 1_000_000, *(records.last_timestamp(path) + 1 for path in earlier), 0)
-        self._offset_ns = now * 1_000_000 - time.monotonic_ns()
+        self._offset_ns = now * 1_000_000 - monotonic_ns()
         self._last_ms = 0
-        self._steps_of_ms: set[int] = set()
+        self._last_step = -1
         session = len(earlier) + 1
         self.segment = self.folder / f"segment-{session:04d}.journal"
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -131,35 +134,41 @@ class JournalWriter:
         for place in (self.folder, self.folder.parent):
             _fsync_folder(place)
 
-    def append(self, kind: str, *content: Any, step: int | None = None) -> None:
-        """Write one record. Metrics give their ``step``, so that no two points of a run are ever the same.
+    def append(self, kind: str, *content: Any) -> None:
+        """Write one record that is no metrics.
 
         Where the disk is full the record waits in memory (at most 64 MiB) and ``on_problem`` is called.
         """
         with self._mutex:
-            now = (time.monotonic_ns() + self._offset_ns) // 1_000_000
-            now = max(now, self._last_ms)
+            now = max((monotonic_ns() + self._offset_ns) // 1_000_000, self._last_ms)
+            self.number += 1
+            self._put(records.encode(self.number, now, kind, *content))
+
+    def append_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Write the metrics of one step, with a time that no other metrics of this step have; else as :meth:`append`.
+
+        Raises what :func:`~heimdall.tracking.records.encode_metrics` raises, and writes nothing then.
+        """
+        with self._mutex:
+            now = (monotonic_ns() + self._offset_ns) // 1_000_000
             if now > self._last_ms:
                 self._last_ms = now
-                self._steps_of_ms.clear()
-            if step is not None:
-                if step in self._steps_of_ms:
-                    now = self._last_ms = now + 1
-                    self._steps_of_ms.clear()
-                self._steps_of_ms.add(step)
-                line = records.encode_metrics(self.number + 1, now, step, *content)
-            else:
-                line = records.encode(self.number + 1, now, kind, *content)
+            elif step > self._last_step:
+                now = self._last_ms
+            else:  # within a millisecond steps only rise: so two points of one step never share it
+                now = self._last_ms = self._last_ms + 1
+            line = encode_metrics(self.number + 1, now, step, metrics)
+            self._last_step = step
             self.number += 1
-            if self._unwritten:
-                self._keep(line)
-                self.retry()
-            else:
-                self._write(line)
+            self._put(line)
 
-    def _write(self, line: bytes) -> None:
+    def _put(self, line: bytes) -> None:
+        if self._unwritten:
+            self._keep(line)
+            self.retry()
+            return
         try:
-            written = os.write(self._descriptor, line)
+            written = write(self._descriptor, line)
             if written < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # noqa: TRY301 - a short write says no more
         except OSError as error:

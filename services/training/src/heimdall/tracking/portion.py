@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from heimdall.errors import ConfigError
 from heimdall.tracking import limits
 from heimdall.tracking.limits import Batch, Point
-from heimdall.tracking.records import Damage, Position, Record
+from heimdall.tracking.records import FORMAT, Damage, Position, Record
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,11 @@ class Portion:
 
     def _session(self, record: Record, folder: Path) -> None:
         head: dict[str, Any] = record.content[0]
+        if head.get("format", 1) > FORMAT:  # its metrics may be of a kind that would be skipped
+            raise ConfigError(
+                f"The journal {folder.name} was written by a later version (format {head['format']}, not {FORMAT}).",
+                mend="Deliver it with that version.",
+            )
         self.forced = True
         if head.get("session", 1) > 1 or head.get("run_id"):
             self.reopened, self.status = True, ""

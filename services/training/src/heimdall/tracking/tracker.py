@@ -18,6 +18,7 @@ import time
 import weakref
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from struct import error as StructError
 from types import TracebackType
 from typing import Any, Self
 
@@ -151,13 +152,14 @@ class MLflowTracker(RunQueries):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Keep the values of one step (default 0), with the time of this call. NaN and infinities are kept."""
-        if self._journal is None:
+        writer = self._journal
+        if writer is None:
             return
+        step = 0 if step is None else int(step)
         try:
-            values = {name: float(value) for name, value in metrics.items()}
-        except (TypeError, ValueError, OverflowError):
-            values = numbers_only(metrics)
-        self._journal.append("m", values, step=0 if step is None else int(step))
+            writer.append_metrics(metrics, step)
+        except (StructError, TypeError, ValueError, OverflowError):
+            writer.append_metrics(numbers_only(metrics), step)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags; the last value wins."""
