@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,8 @@ def test_from_the_best_run_to_a_map_of_predictions(
     assert "data_dir" not in json.dumps(compared.split("\n")[:3])
     assert picture.read_bytes()[:4] == b"\x89PNG"
     assert "val/loss" in heimdall("runs", "show", best)
+    by_name = json.loads(heimdall("runs", "compare", "skill 0.9", best[:8], "--json"))
+    assert [run["run_id"] for run in by_name] == [worse, best]
 
     heimdall("models", "register", worse)
     assert "version 2" in heimdall("models", "register", "--run", "best", "--metric", "val/loss")
@@ -88,7 +91,7 @@ def test_from_the_best_run_to_a_map_of_predictions(
     shown = heimdall("models", "promote", NAME, "2", "--gates", strict, "--data", data, code=3)
     assert "HOLD" in shown
     assert "FAIL" in shown
-    assert "error/median_deg: at most 0.0001" in heimdall.err
+    assert re.search(r"error/median_deg is 0\.\d+, asked for: at most 0.0001", heimdall.err)
     heimdall("models", "promote", NAME, "2", "--gates", strict, "--data", data, "--force", code=2)
     assert "needs a reason" in heimdall.err
     heimdall("models", "promote", NAME, "2", "--gates", strict, "--data", data, "--force", "--reason", "a [bold] step")
@@ -128,7 +131,13 @@ def test_wrong_use_is_one_sentence_with_the_mend(heimdall: Heimdall, trained_run
     assert "Add --task NAME" in heimdall.err
     heimdall("predict", "--model", "nowhere", "--input", "x", "--output", "x.xlsx", code=2)
     assert ".parquet, .csv, .geojson" in heimdall.err
-    run = trained_run(1.0, 0.4)
+    run, _ = trained_run(1.0, 0.4), trained_run(1.0, 0.4)
+    heimdall("runs", "show", "skill 1.0", code=2)
+    assert "2 runs are called 'skill 1.0'" in heimdall.err
+    heimdall("runs", "show", "nobody", code=2)
+    assert "heimdall runs list" in heimdall.err
+    heimdall("predict", "--model", "models:/heimdall-beacon@nobody", "--input", "x", "--output", "x.csv", code=65)
+    assert "heimdall models list" in heimdall.err
     heimdall("runs", "compare", run, "--metric", "nothing", "--picture", "p.png", code=65)
     assert "They have: val/loss" in heimdall.err
 

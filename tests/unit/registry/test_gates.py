@@ -33,13 +33,13 @@ def test_a_challenger_within_all_gates_is_promoted() -> None:
 @pytest.mark.parametrize(
     ("ours", "theirs", "reason"),
     [
-        (figures(21.0), None, "error: at most 20"),
+        (figures(21.0), None, "error is 21, asked for: at most 20"),
         (figures(11.1), figures(10.0), "champion 10, allowed 10% worse"),
         (figures(None), figures(10.0), "missing or not a finite number"),
         (figures(metrics={}), None, "missing or not a finite number"),
-        (figures(count=9), None, "samples: at least 10"),
+        (figures(count=9), None, "samples is 9, asked for: at least 10"),
         (figures(), figures(digest="d2"), "the data set changed between the two evaluations"),
-        (figures(onnx_deviation=0.01), None, "onnx_deviation: at most 0.001"),
+        (figures(onnx_deviation=0.01), None, "onnx_deviation is 0.01, asked for: at most 0.001"),
     ],
 )
 def test_each_gate_holds_with_its_reason(ours: Figures, theirs: Figures | None, reason: str) -> None:
@@ -59,7 +59,9 @@ def test_calibration_fails_on_both_sides_and_on_nan() -> None:
 
 
 def test_latency_holds_a_slow_model() -> None:
-    assert judge(gates(max_latency_ms=4.0), figures(), None).reasons == ("latency_ms: at most 4 ms for one sample",)
+    assert judge(gates(max_latency_ms=4.0), figures(), None).reasons == (
+        "latency_ms is 5, asked for: at most 4 ms for one sample",
+    )
 
 
 def test_more_is_better_where_the_gate_says_so() -> None:

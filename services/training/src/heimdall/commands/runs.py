@@ -13,8 +13,9 @@ import click
 from heimdall.commands.tables import print_table
 
 if TYPE_CHECKING:
-    from heimdall.tracking.queries import RunInfo
+    from heimdall.tracking.queries import RunInfo, RunQueries
 
+NEWEST = 1000  # runs among which a name is looked for
 SUMMARY = "List, show and compare training runs."
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Write JSON, for machines.")
 METRIC = click.option("--metric", default="val/loss", show_default=True, help="The metric that counts.")
@@ -55,11 +56,11 @@ def list_runs(limit: int, metric: str, as_json: bool) -> None:
 @click.argument("run")
 @AS_JSON
 def show(run: str, as_json: bool) -> None:
-    """Everything about one RUN (id or key): parameters, last metrics, tags."""
+    """Everything about one RUN (id or its beginning, key, or name): parameters, last metrics, tags."""
     from heimdall.settings import Settings
     from heimdall.tracking.queries import RunQueries
 
-    _show(RunQueries(Settings()).get_run_info(run), as_json)
+    _show(_find(RunQueries(Settings()), run), as_json)
 
 
 @command.command()
@@ -90,14 +91,17 @@ def best(metric: str, mode: Any, as_json: bool) -> None:
 )
 @AS_JSON
 def compare(runs: tuple[str, ...], metric: str, picture: Path | None, as_json: bool) -> None:
-    """RUNS side by side: what differs in their parameters, and their last metrics."""
+    """RUNS side by side: what differs in their parameters, and their last metrics.
+
+    A run is named by its id or the beginning of it, its key, or its name.
+    """
     from heimdall.registry.curves import draw_curves
     from heimdall.settings import Settings
     from heimdall.tracking.queries import RunQueries
 
     settings = Settings()
     queries = RunQueries(settings)
-    infos = [queries.get_run_info(run) for run in runs]
+    infos = [_find(queries, run) for run in runs]
     if picture is not None:
         draw_curves(infos, metric, picture, settings)
     if as_json:
@@ -112,8 +116,25 @@ def compare(runs: tuple[str, ...], metric: str, picture: Path | None, as_json: b
         click.echo(f"Learning curves: {picture}")
 
 
-def _show(info: RunInfo, as_json: bool) -> None:
+def _find(queries: RunQueries, run: str) -> RunInfo:
+    """The run with this id or key, else the only one of the experiment with this name or beginning of its id."""
+    from heimdall.errors import UsageError
 
+    try:
+        return queries.get_run_info(run)
+    except UsageError:
+        matching = [
+            info for info in queries.list_runs(NEWEST) if info.name == run or (run and info.run_id.startswith(run))
+        ]
+        if not matching:
+            raise
+    if len(matching) > 1:
+        ids = ", ".join(info.run_id for info in matching[:5])
+        raise UsageError(f"{len(matching)} runs are called {run!r}.", mend=f"Name one by its id: {ids}.")
+    return matching[0]
+
+
+def _show(info: RunInfo, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(_as_dict(info), indent=1))
         return

@@ -108,6 +108,13 @@ class Check:
     rule: str
     passed: bool
 
+    @property
+    def reason(self) -> str:
+        """Why it did not pass, in words that can be read without the table."""
+        if self.challenger is None:
+            return f"{self.name}: {self.rule}"
+        return f"{self.name} is {figure(self.challenger)}, asked for: {self.rule}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
@@ -161,7 +168,7 @@ def judge(gates: Gates, challenger: Figures, champion: Figures | None) -> Judgem
     A champion without a finite figure cannot be compared with: the limit alone decides, and the rule says so.
     """
     checks = (*_data_checks(gates, challenger, champion), *_metric_checks(gates, challenger, champion))
-    reasons = tuple(f"{check.name}: {check.rule}" for check in checks if not check.passed)
+    reasons = tuple(check.reason for check in checks if not check.passed)
     return Judgement(verdict="HOLD" if reasons else "PROMOTE", checks=checks, reasons=reasons)
 
 

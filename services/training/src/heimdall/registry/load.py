@@ -12,7 +12,7 @@ from typing import Any
 
 from heimdall.errors import DataError, UsageError
 from heimdall.registry import export, weights
-from heimdall.registry.client import asking, connect
+from heimdall.registry.client import alias_target, asking, connect, version_or_none
 from heimdall.registry.export import Provider, Runtime
 from heimdall.registry.model import FOLDER, MANIFEST, ONNX_FILE, Manifest, read_manifest
 from heimdall.settings import Settings
@@ -70,12 +70,14 @@ def client_source(client: Any, uri: str) -> str:
     rest = uri.removeprefix("models:/")
     name, at, alias = rest.rpartition("@")
     if at:
-        version = client.get_model_version_by_alias(name, alias)
+        version = alias_target(client, name, alias)
     elif "/" in rest:
         name, _, number = rest.rpartition("/")
-        version = client.get_model_version(name, number)
+        version = version_or_none(client, name, number)
     else:
         return uri
+    if version is None:
+        raise DataError(f"There is no model {uri}.", mend="heimdall models list shows models, versions and aliases.")
     source = str(version.source or "")
     return source if source.startswith("models:/m-") else uri
 

@@ -82,7 +82,8 @@ def promote(
     if entry.version_from == version:
         return Decision(entry=entry, already=True, notes=(f"Version {version} is the {alias} already.",))
     # a candidate needs no proof; whoever becomes champion does
-    proof = Proof(fields={}, reasons=()) if alias == CHALLENGER else _prove(desk, entry, gates_file, force, batch_size)
+    unproven = Proof(fields={}, reasons=(), notes=("Not judged: the gates stand before champion.",))
+    proof = unproven if alias == CHALLENGER else _prove(desk, entry, gates_file, force, batch_size)
     verdict = "PROMOTE" if not proof.reasons else "FORCED" if force else "HOLD"
     entry = entry.model_copy(update={**proof.fields, "verdict": verdict, "reasons": proof.reasons})
     entry = record(desk, entry) if verdict == "HOLD" else move(desk, entry, last_move(entries, alias))

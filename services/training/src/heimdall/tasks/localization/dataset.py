@@ -23,6 +23,7 @@ Features = npt.NDArray[np.float32]
 # What fits a processor's cache is four times as fast there; a GPU likes more
 SESSIONS_AT_ONCE = {"cpu": 4, "cuda": 64}
 LEAST_RECEIVERS = 3
+MEND = "Check the path; to train on a simulated set, leave --data out."
 
 
 @dataclass(frozen=True)
@@ -123,12 +124,12 @@ def open_dataset(folder: Path) -> Dataset:
     sample rate, fewer than three receivers, or sessions whose receivers differ.
     """
     if not folder.is_dir():
-        raise DataError(f"There is no data folder {folder}.", mend="Check --data, or leave it out to simulate a set.")
+        raise DataError(f"There is no data folder {folder}.", mend=MEND)
     metas = sorted(folder.rglob(f"*{META}"))
     if not metas:
         raise DataError(
             f"The data folder {folder} holds no SigMF recordings (*{META}).",
-            mend="Check --data, or leave it out to simulate a set.",
+            mend=MEND,
         )
     groups: dict[str, list[Recording]] = defaultdict(list)
     for meta in metas:
