@@ -1,13 +1,12 @@
-"""One row of the cost table, in a process of its own: ``tracking_cost_row.py WAY STEPS`` prints JSON.
+"""One way to log, in a process of its own: ``tracking_cost_row.py WAY STEPS`` prints its times as JSON.
 
-A step is a matrix product of about 2 ms. Blocks of steps without and with a metric call each take turns, so that what
-else happens on the machine touches both alike.
+A step is a matrix product of about 2 ms and the metrics made from it. Blocks of steps with and without a call of the
+logger take turns, and take turns in being first, so that what else happens on the machine touches both alike.
 """
 
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -49,11 +48,36 @@ def mlflow_asynchronous() -> tuple[Log, Callable[[], Any]]:
     return log, lambda: None
 
 
+def wandb_offline() -> tuple[Log, Callable[[], Any]]:
+    import os
+    from tempfile import mkdtemp
+
+    place = mkdtemp()  # below the test's own folder
+    for kind in ("DIR", "CACHE_DIR", "CONFIG_DIR", "DATA_DIR"):
+        os.environ[f"WANDB_{kind}"] = place
+    os.environ |= {"WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"}
+    import wandb
+
+    options = wandb.Settings(x_disable_stats=True, disable_git=True, save_code=False, console="off")
+    run = wandb.init(project="bench", settings=options)
+
+    def log(metrics: dict[str, float], step: int) -> None:
+        run.log(metrics, step=step)
+
+    return log, run.finish
+
+
 def none() -> tuple[Log, Callable[[], Any]]:
     return lambda metrics, step: None, lambda: None
 
 
-WAYS = {"heimdall": heimdall, "lightning": lightning_logger, "asynchronous": mlflow_asynchronous, "none": none}
+WAYS = {
+    "heimdall": heimdall,
+    "lightning": lightning_logger,
+    "asynchronous": mlflow_asynchronous,
+    "wandb": wandb_offline,
+    "none": none,
+}
 
 
 def main(way: str, steps: int) -> None:
@@ -71,31 +95,31 @@ def main(way: str, steps: int) -> None:
     log, end = WAYS[way]()
     log({f"train/metric_{n}": 0.0 for n in range(5)}, 0)
     time.sleep(1.0)
-    calls, with_log, without = [], [], []
-    for block in range(max(1, steps // BLOCK)):
+
+    def block(first: int, log: Log) -> tuple[float, list[float]]:
+        """Seconds a step, and of each call. The metrics are made in either case: only the logger differs."""
+        calls = []
         begin = time.perf_counter()
-        for _ in range(BLOCK):
-            product_seconds(products)
-        without.append((time.perf_counter() - begin) / BLOCK)
-        begin = time.perf_counter()
-        for step in range(block * BLOCK + 1, (block + 1) * BLOCK + 1):
+        for step in range(first, first + BLOCK):
             product_seconds(products)
             metrics = {f"train/metric_{n}": step * 0.123456789 + n for n in range(5)}
             called = time.perf_counter()
             log(metrics, step)
             calls.append(time.perf_counter() - called)
-        with_log.append((time.perf_counter() - begin) / BLOCK)
-    calls.sort()
+        return (time.perf_counter() - begin) / BLOCK, calls
+
+    nothing, _ = none()
+    calls, with_log, without = [], [], []
+    for number in range(max(1, steps // BLOCK)):
+        for logs in (True, False) if number % 2 else (False, True):  # in turns, and in turns the first
+            seconds, times = block(1 + number * BLOCK, log if logs else nothing)
+            (with_log if logs else without).append(seconds)
+            calls += times if logs else []
     begin = time.perf_counter()
     end()
-    found = {
-        "call_us": 1e6 * calls[len(calls) // 2],
-        "call_99_us": 1e6 * calls[int(0.99 * len(calls))],
-        "step_ms": 1e3 * statistics.median(with_log),
-        "ratio": statistics.median(a / b for a, b in zip(with_log, without, strict=True)),
-        "end_seconds": time.perf_counter() - begin,
-    }
-    print(json.dumps(found), flush=True)
+    found = {"calls_us": [1e6 * seconds for seconds in calls], "with_ms": [1e3 * s for s in with_log]}
+    ratios = [a / b for a, b in zip(with_log, without, strict=True)]
+    print(json.dumps({**found, "ratios": ratios, "end_seconds": [time.perf_counter() - begin]}), flush=True)
 
 
 if __name__ == "__main__":
