@@ -15,6 +15,10 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from mlflow.tracking.client import MlflowClient
+
+from heimdall.settings import Settings
+from heimdall.tracking.queries import RunQueries
 
 ROUNDS = int(os.environ.get("HEIMDALL_FAULT_ROUNDS", "2"))
 BATCHES, EPOCHS = 7, 5  # 144 samples: 100 to train on
@@ -140,3 +144,45 @@ def test_a_damaged_last_checkpoint_is_passed_over_and_reported(
     assert "damaged checkpoint passed over" in again.errors
     assert "last.ckpt" in again.errors
     assert_same(output, uninterrupted)
+
+
+@pytest.mark.fault
+def test_a_run_goes_on_on_a_machine_that_has_only_its_id(
+    uninterrupted: Path, start: Start, tmp_path: Path, mlflow_server: Any, s3: Any
+) -> None:
+    server = {"MLFLOW_TRACKING_URI": mlflow_server.url, **s3.environment()}
+    tracked = [*ARGUMENTS, "--logger", "mlflow", "--resume", "", "--no-register", "--publish-checkpoints", "all"]
+    first = tmp_path / "first"
+    command = start(*tracked, "--output-dir", first, HEIMDALL_HOME=str(tmp_path / "home-1"), **server)
+    while not list((first / "checkpoints").glob(f"epoch*-step*{2 * BATCHES}.ckpt")):
+        assert command.process.is_alive(), command.errors
+        time.sleep(0.002)
+    time.sleep(0.1)
+    command.process.kill()
+    command.process.join()
+    delivered = start("sync", "--all", HEIMDALL_HOME=str(tmp_path / "home-1"), **server)
+    assert delivered.wait() == 0, delivered.errors
+    client = MlflowClient(mlflow_server.url)
+    run_id = json.loads((first / "run.json").read_text())["run_id"]
+    run_id = RunQueries(Settings(mlflow_tracking_uri=mlflow_server.url)).resolve_run_id(run_id)
+    assert client.get_run(run_id).info.status == "FAILED"
+
+    again = start("train", "toy", "--resume", run_id, HEIMDALL_HOME=str(tmp_path / "home-2"), **server)
+    assert again.wait() == 0, again.errors
+    expected, found = final_state(uninterrupted), final_state(again.folder / "outputs" / "toy" / run_id)
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+    assert client.get_run(run_id).info.status == "FINISHED"
+    for name, values in points(uninterrupted).items():
+        history = [(point.step, point.value) for point in client.get_metric_history(run_id, name)]
+        assert sorted(history) == sorted(values), name  # no gap, no second point
+
+
+def test_a_run_without_checkpoints_among_its_artifacts_says_what_to_do(heimdall: Start, tmp_path: Path) -> None:
+    place = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
+    done = heimdall(*["train", "toy", "--epochs", "1", "--samples", "32", "--quiet", "--no-register"], **place)
+    assert done.wait() == 0, done.errors
+    settings = Settings(mlflow_tracking_uri=place["MLFLOW_TRACKING_URI"], mlflow_experiment_name="heimdall-toy")
+    (run,) = RunQueries(settings).list_runs()
+    again = heimdall("train", "toy", "--resume", run.run_id, **place)
+    assert again.wait() == 2
+    assert "--publish-checkpoints all" in again.errors

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -35,9 +34,7 @@ def connect(settings: Settings) -> MlflowClient:
         # MLflow set the registry's for the whole process
         mlflow.set_tracking_uri(settings.tracking_uri)
         mlflow.set_registry_uri(settings.tracking_uri)
-        client = mlflow.MlflowClient(settings.tracking_uri, registry_uri=settings.tracking_uri)
-    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
-    return client
+        return mlflow.MlflowClient(settings.tracking_uri, registry_uri=settings.tracking_uri)
 
 
 @contextmanager

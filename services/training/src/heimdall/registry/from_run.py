@@ -123,10 +123,20 @@ def _fetch(client: Any, info: RunInfo, name: str, folder: Path) -> Path:
 
 
 def _best_of(client: Any, info: RunInfo, names: list[str], folder: Path) -> str:
-    # every checkpoint knows the best ones up to its own time, so the latest one knows them all
-    latest = max(names, key=lambda name: (Path(name).name == "last.ckpt", name))
-    best = _best_name(_fetch(client, info, latest, folder))
+    # every checkpoint knows the best ones up to its own time, so the latest one knows them all; a checkpoint that was
+    # one of the best is kept under its own name alone, so last.ckpt need not be the latest
+    numbered = max((name for name in names if Path(name).name != "last.ckpt"), default=names[0])
+    candidates = [name for name in names if name == numbered or Path(name).name == "last.ckpt"]
+    fetched = {name: _fetch(client, info, name, folder) for name in candidates}
+    latest = max(fetched, key=lambda name: _step(fetched[name]))
+    best = _best_name(fetched[latest])
     return next((name for name in names if Path(name).name == best), latest)
+
+
+def _step(checkpoint: Path) -> int:
+    import torch
+
+    return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
 
 
 def _best_name(checkpoint: Path) -> str | None:

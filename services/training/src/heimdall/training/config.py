@@ -42,7 +42,8 @@ class RunConfig(BaseModel):
     strict_tracking: bool = Field(False, description="End with exit code 75 where not everything could be delivered.")
     publish_checkpoints: Literal["none", "best", "all"] = Field(
         "best",
-        description="Checkpoints kept as artifacts: none; the best at the end; all as they are written.",
+        description="Checkpoints kept as artifacts: none; the best at the end; all as they are written, so that the "
+        "run can be resumed on another machine.",
     )
 
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = Field(

@@ -32,8 +32,9 @@ from heimdall.training.loggers import (
 )
 from heimdall.training.overhead import FusedOptimizers, lay_out, spare_overhead
 from heimdall.training.progress import LearningRates, ProgressLine
-from heimdall.training.resume import Found, logged_steps
+from heimdall.training.resume import logged_steps
 from heimdall.training.signals import StopRequest
+from heimdall.training.stored import Found
 from heimdall.training.writer import CheckpointWriter
 
 
@@ -137,7 +138,7 @@ class Fitting:
     def _callbacks(self) -> list[Callback]:
         monitor = chosen_monitor(self.task, self.run)
         callbacks: list[Callback] = [FusedOptimizers()] if self.run.fused_optimizer else []
-        callbacks += [LearningRates(logging_interval="step")]
+        callbacks += [LearningRates()]
         if self.run.early_stop_patience:
             callbacks.append(
                 EarlyStopping(monitor.metric, mode=monitor.mode, patience=self.run.early_stop_patience, verbose=False)
@@ -168,7 +169,7 @@ class Fitting:
             return []
         match self.run.logger:
             case "mlflow":
-                return [TrackerLogger(self.tracker, logged_steps(self.journal))]
+                return [TrackerLogger(self.tracker, {**self.folder.record.logged, **logged_steps(self.journal)})]
             case "csv":
                 write_hparams(self.folder.logs, self._hparams())
                 return [CsvLogger(self.folder.logs)]

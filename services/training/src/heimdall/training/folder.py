@@ -34,6 +34,7 @@ class RunRecord(BaseModel):
     started: str = ""
     resumed: int = 0
     options: dict[str, Any] = {}
+    logged: dict[str, int] = {}  # of a run fetched from its server: the last step of each metric there
 
 
 class RunFolder:

@@ -16,13 +16,14 @@ from heimdall import logs
 from heimdall.errors import HeimdallError, StoppedBySignal, UndeliveredError
 from heimdall.settings import Settings
 from heimdall.tasks.base import FitResult, Report, Task, TaskConfig
-from heimdall.training import resume
 from heimdall.training.closing import as_typed, make_console, print_closing, short
 from heimdall.training.config import RunConfig
-from heimdall.training.folder import RunFolder, RunRecord, plain, set_aside, working_in
+from heimdall.training.folder import RECORD, RunFolder, RunRecord, plain, set_aside, working_in
 from heimdall.training.provenance import provenance
 from heimdall.training.quiet import quiet_libraries
+from heimdall.training.resume import find_run
 from heimdall.training.signals import StopRequest
+from heimdall.training.stored import Found, last_checkpoint
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, LightningModule
@@ -79,7 +80,7 @@ class TrainingPipeline:
         quiet_libraries()
         started = time.monotonic()
         first = is_first_process()
-        found = resume.find_run(self.run_config, self.task.name)
+        found = find_run(self.run_config, self.task.name, self.settings)
         path = found.path if found else self.run_config.output_folder(self.task.name)
         with StopRequest() as stop, working_in(path, shared=not first):
             config = self._prepare()
@@ -151,6 +152,8 @@ class TrainingPipeline:
         run_id = tracker.start_run(self.run_config.run_name or None, tags, resume=earlier or None)
         if first:
             folder.update(run_id=run_id, run_key=tracker.run_key)
+            if self.run_config.publish_checkpoints == "all":
+                tracker.log_artifact(folder.path / RECORD)  # with the checkpoints, enough to go on elsewhere
         try:
             yield tracker
         except StoppedBySignal as error:
@@ -182,10 +185,10 @@ class TrainingPipeline:
             {"mlflow.source.git.commit": str(params["git/commit"]), "mlflow.source.name": "heimdall train"}
         )
 
-    def _checkpoint(self, folder: RunFolder, found: RunFolder | None) -> resume.Found | None:
+    def _checkpoint(self, folder: RunFolder, found: RunFolder | None) -> Found | None:
         if found is None:
             return None
-        checkpoint = resume.last_checkpoint(folder.checkpoints)
+        checkpoint = last_checkpoint(folder.checkpoints)
         for path in checkpoint.passed_over if checkpoint else ():
             log.warning("damaged checkpoint passed over", path=str(path))
         if checkpoint is None:

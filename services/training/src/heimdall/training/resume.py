@@ -1,30 +1,21 @@
-"""Finding the run to continue, and the last of its checkpoints that is whole."""
+"""Finding the run to continue, and what it has logged already."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from heimdall.errors import ConfigError
+from heimdall.settings import Settings
 from heimdall.training.config import RunConfig, outputs_root
+from heimdall.training.elsewhere import fetch_run
 from heimdall.training.folder import RunFolder, read_record
 
 
-@dataclass(frozen=True)
-class Found:
-    """A checkpoint to go on from, and the damaged ones that were passed over."""
-
-    path: Path
-    state: dict[str, Any]  # what Checkpoints keeps in it
-    epoch: int
-    step: int
-    passed_over: tuple[Path, ...] = ()
-
-
-def find_run(config: RunConfig, task: str) -> RunFolder | None:
+def find_run(config: RunConfig, task: str, settings: Settings) -> RunFolder | None:
     """The run that ``--resume`` means; None where a new one is to start.
+
+    A run id whose folder is not here is fetched from the run's artifacts.
 
     Raises :class:`~heimdall.errors.ConfigError` if there is no such run.
     """
@@ -43,18 +34,10 @@ def find_run(config: RunConfig, task: str) -> RunFolder | None:
     for run in _runs(config, task):
         if config.resume in {run.record.run_id, run.record.run_key}:
             return _checked(run, task)
+    fetched = fetch_run(config.resume, config.output_dir or outputs_root(task).absolute() / config.resume, settings)
+    if fetched is not None:
+        return _checked(fetched, task)
     raise ConfigError(f"There is no run {config.resume!r} here.", mend="Give its output folder, its run id, or auto.")
-
-
-def last_checkpoint(folder: Path) -> Found | None:
-    """The newest checkpoint in ``folder`` that is whole; None where there is none."""
-    passed_over: list[Path] = []
-    for path in _candidates(folder):
-        found = _read(path)
-        if found is not None:
-            return Found(path, *found, passed_over=tuple(passed_over))
-        passed_over.append(path)
-    return None
 
 
 def logged_steps(journal: Path) -> dict[str, int]:
@@ -70,28 +53,6 @@ def logged_steps(journal: Path) -> dict[str, int]:
                 for name in values:
                     last[name] = max(last.get(name, -1), step)
     return last
-
-
-def _candidates(folder: Path) -> list[Path]:
-    from heimdall.training.checkpoints import BEST_PATTERN, LAST, PREVIOUS
-
-    best = sorted(folder.glob(BEST_PATTERN), key=lambda path: path.name.partition("-step")[2], reverse=True)
-    return [path for path in (folder / LAST, folder / PREVIOUS, *best) if path.exists()]
-
-
-def _read(path: Path) -> tuple[dict[str, Any], int, int] | None:
-    import torch
-
-    from heimdall.training.checkpoints import KEY
-    from heimdall.training.writer import is_whole
-
-    if not is_whole(path):
-        return None
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return stored[KEY], int(stored["epoch"]), int(stored["global_step"])
-    except Exception:  # noqa: BLE001 - whatever is wrong with it, it is not a checkpoint to go on from
-        return None
 
 
 def _runs(config: RunConfig, task: str) -> Iterator[RunFolder]:

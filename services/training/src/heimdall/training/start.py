@@ -20,13 +20,13 @@ from heimdall.training.resume import find_run
 
 def train(task: Task[Any], flags: Mapping[str, Any], file: Path | None) -> int:
     """Read all options, run the pipeline; the exit code."""
-    run_config, task_config = read(task, flags, file)
+    settings = read_settings(task)
+    run_config, task_config = read(task, flags, file, settings)
     if run_config.disable_mlflow:
         click.echo(DISABLE_MLFLOW_WARNING, err=True)
         run_config = run_config.without_deprecated()
     debug = bool(os.environ.get("HEIMDALL_DEBUG"))
     logs.configure(quiet=True, debug=debug, show_progress=not run_config.quiet and run_config.enable_progress_bar)
-    settings = read_settings(task)
 
     from heimdall.training.pipeline import TrainingPipeline
 
@@ -34,11 +34,11 @@ def train(task: Task[Any], flags: Mapping[str, Any], file: Path | None) -> int:
     return 0
 
 
-def read(task: Task[Any], flags: Mapping[str, Any], file: Path | None) -> tuple[RunConfig, Any]:
+def read(task: Task[Any], flags: Mapping[str, Any], file: Path | None, settings: Settings) -> tuple[RunConfig, Any]:
     """The configuration of run and task. A resumed run goes on with its own options where nothing else is said."""
     models: list[type[BaseModel]] = [RunConfig, task.config_model]
     run_config, task_config = options.read(models, flags, file=file)
-    found = find_run(run_config, task.name)
+    found = find_run(run_config, task.name, settings)
     if found is not None:
         run_config, task_config = options.read(models, flags, file=file, saved=found.record.options)
     return run_config, task_config
