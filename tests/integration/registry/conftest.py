@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pytest
 
+from heimdall.cli import main
 from heimdall.settings import Settings
 
 DIST_INFO = "Metadata-Version: 2.1\nName: toy-beacon\nVersion: 1.0\n"
@@ -193,3 +194,26 @@ def put(beacon: Callable[..., Trained], make_run: Callable[[Settings], str]) -> 
         return result.version
 
     return put_one
+
+
+class Heimdall:
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys = capsys
+        self.out = self.err = ""
+
+    def __call__(self, *words: str, code: int = 0) -> str:
+        with pytest.raises(SystemExit) as end:
+            main([str(word) for word in words])
+        self.out, self.err = self.capsys.readouterr()
+        assert end.value.code == code, (self.out, self.err)
+        return self.out
+
+
+@pytest.fixture
+def heimdall(
+    local: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Heimdall:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HEIMDALL_HOME", str(local.heimdall_home))
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", local.mlflow_experiment_name)
+    return Heimdall(capsys)

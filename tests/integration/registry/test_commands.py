@@ -11,34 +11,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from heimdall.cli import main
 from heimdall.registry.client import connect
 from heimdall.settings import Settings
 
 NAME = "heimdall-beacon"
-
-
-class Heimdall:
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self.capsys = capsys
-        self.out = self.err = ""
-
-    def __call__(self, *words: str, code: int = 0) -> str:
-        with pytest.raises(SystemExit) as end:
-            main([str(word) for word in words])
-        self.out, self.err = self.capsys.readouterr()
-        assert end.value.code == code, (self.out, self.err)
-        return self.out
-
-
-@pytest.fixture
-def heimdall(
-    local: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> Heimdall:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HEIMDALL_HOME", str(local.heimdall_home))
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", local.mlflow_experiment_name)
-    return Heimdall(capsys)
 
 
 @pytest.fixture
@@ -65,7 +41,7 @@ def trained_run(local: Settings, beacon: Any) -> Callable[..., str]:
 
 @pytest.mark.slow
 def test_from_the_best_run_to_a_map_of_predictions(
-    heimdall: Heimdall, trained_run: Any, beacon: Any, gates: Path, tmp_path: Path
+    heimdall: Any, trained_run: Any, beacon: Any, gates: Path, tmp_path: Path
 ) -> None:
     worse, best = trained_run(0.9, 0.5), trained_run(1.0, 0.4)
     assert json.loads(heimdall("runs", "best", "--json"))["run_id"] == best
@@ -119,7 +95,7 @@ def test_from_the_best_run_to_a_map_of_predictions(
     assert pd.read_csv("out.csv")["lat"].to_numpy() == pytest.approx(frame["lat"].to_numpy(), rel=1e-5)
 
 
-def test_wrong_use_is_one_sentence_with_the_mend(heimdall: Heimdall, trained_run: Any, tmp_path: Path) -> None:
+def test_wrong_use_is_one_sentence_with_the_mend(heimdall: Any, trained_run: Any, tmp_path: Path) -> None:
     assert "No model is registered yet" in heimdall("models", "list")
     heimdall("models", "promote", "heimdall-nothing", "1", code=65)
     assert "There are: none yet" in heimdall.err
@@ -142,7 +118,7 @@ def test_wrong_use_is_one_sentence_with_the_mend(heimdall: Heimdall, trained_run
     assert "They have: val/loss" in heimdall.err
 
 
-def test_a_bare_checkpoint_predicts_with_torch(heimdall: Heimdall, beacon: Any) -> None:
+def test_a_bare_checkpoint_predicts_with_torch(heimdall: Any, beacon: Any) -> None:
     trained = beacon()
     words = (
         "predict",

@@ -164,3 +164,32 @@ def test_whoever_moves_the_alias_after_the_gate_is_not_written_over(
     assert champion(local) == theirs
     assert stages(local) == {ours: "Archived", theirs: "Production"}
     assert [entry.verdict for entry in history(NAME, local)] == ["PROMOTE", "PROMOTE"]
+
+
+def test_a_challenger_waits_in_staging_and_the_stage_follows_it_into_production(
+    local: Any, put: Any, beacon: Any, gates: Path
+) -> None:
+    first, second = put(local, 0.95), put(local)
+    judge = {"gates_file": gates, "data": str(beacon().folder)}
+    promote(NAME, first, local, **judge)
+    waiting = promote(NAME, second, local, alias="challenger")
+    assert waiting.entry.moved
+    assert waiting.notes == ("Not judged: the gates stand before champion.",)
+    assert stages(local) == {first: "Production", second: "Staging"}
+    promote(NAME, second, local, **judge)
+    assert stages(local) == {first: "Archived", second: "Production"}
+    entries = history(NAME, local)
+    assert [(entry.alias, entry.version_to) for entry in entries] == [
+        ("champion", first),
+        ("challenger", second),
+        ("champion", second),
+    ]
+
+
+def test_without_the_gate_a_stage_moves_unjudged_and_the_ledger_notices(local: Any, put: Any) -> None:
+    import heimdall
+
+    bad = put(local, 0.2)
+    heimdall.initialize_mlflow(local, gated=False).transition_model_stage(NAME, bad, "Production")
+    assert (champion(local), stages(local)) == (bad, {bad: "Production"})
+    assert [entry.verdict for entry in history(NAME, local)] == ["OUTSIDE"]
