@@ -23,6 +23,12 @@ def grows(stack: compose.Stack, run_id: str) -> None:
     compose.wait_for(lambda: len(stack.history(run_id, "val/loss")) > before + 2, "the run goes on in MLflow", 240)
 
 
+def stop(stack: compose.Stack) -> None:
+    """``docker compose stop training``: a last checkpoint, and the exit code of a process that was asked to end."""
+    stack.compose("stop", "training")
+    assert stack.state("training")["State"]["ExitCode"] == 143, stack.compose("logs", "training").stdout[-3000:]
+
+
 def test_a_run_outlives_the_death_of_every_service_and_of_itself(stack: compose.Stack) -> None:
     before = {run["info"]["run_id"] for run in stack.runs()}
     stack.compose("up", "--detach", "--wait", **ENDLESS)
@@ -42,8 +48,11 @@ def test_a_run_outlives_the_death_of_every_service_and_of_itself(stack: compose.
     grows(stack, identifier)
     assert {run["info"]["run_id"] for run in stack.runs()} - before == {identifier}, "the same run goes on"
 
-    stack.compose("stop", "training")
-    assert stack.state("training")["State"]["ExitCode"] == 143, stack.compose("logs", "training").stdout[-3000:]
+    stop(stack)
+    stack.compose("up", "--detach", "training", **ENDLESS)
+    grows(stack, identifier)
+    assert {run["info"]["run_id"] for run in stack.runs()} - before == {identifier}, "stopped by hand, it goes on too"
+    stop(stack)
     stack.run("heimdall", "sync")
     steps = sorted(point["step"] for point in stack.history(identifier, "val/loss"))
     assert len(steps) == len(set(steps)), "no epoch twice"
