@@ -19,7 +19,7 @@ from heimdall.tasks.ptychography.datamodule import GroupDataset, PtychographyDat
 from heimdall.tasks.ptychography.evaluate import compare, truth_box
 from heimdall.tasks.ptychography.grouping import group_patterns
 from heimdall.tasks.ptychography.module import Groups, PtychographyModule, new_module
-from heimdall.tasks.ptychography.network import estimate, light_on
+from heimdall.tasks.ptychography.network import estimate
 from heimdall.tasks.ptychography.reconstruct import reconstruct, refined
 from heimdall.tasks.ptychography.refine import refine, scan_misfit
 from heimdall.tasks.ptychography.scan import Scan
@@ -65,7 +65,7 @@ def test_task_is_found_by_its_name() -> None:
 def test_steps_of_physics_bring_an_object_nearer_to_its_pattern(scan: Scan) -> None:
     measured = physics.to_corner(torch.from_numpy(scan.patterns[:4] * physics.amplitude_scale(scan.patterns)))[:, None]
     probes = torch.from_numpy(scan.probe).expand(4, 1, *scan.probe.shape)
-    light = light_on(probes, None, None)
+    light = physics.intensity(probes)[:, 0]
     misfits = []
     for steps in (0, 4, 12):
         objects = estimate(measured, probes, light, None, None, steps)
@@ -166,10 +166,12 @@ def test_served_network_gives_the_patches_of_the_trained_one(fitted: Any, fitted
     groups = group_patterns(data.test_scan, gridsize**2)[:4]
     dataset = GroupDataset(data.test_scan, groups, 1.0)
     dataset.canvas = module.geometry.canvas if gridsize > 1 else module.geometry.size
-    batch = dataset.__getitems__(range(4))
     with torch.no_grad():
-        objects, _, rows, columns = module.objects(batch, dataset.canvas, module.probe)
-        direct = physics.cut(objects, rows, columns).numpy()
+        merged = module.objects(*dataset.inputs(range(4)), dataset.canvas, module.probe)
+        if merged.rows is None or merged.columns is None:
+            direct = merged.objects[:, None].numpy()
+        else:
+            direct = physics.cut(merged.objects, merged.rows, merged.columns).numpy()
         example = TASK.example_input(data)
         inputs = (torch.from_numpy(example[name]) for name in TASK.input_names)
         amplitude, phase = TASK.inference_module(module)(*inputs)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from heimdall.errors import DataError
@@ -30,14 +32,18 @@ class GroupDataset(Dataset[Groups]):
         self.scan, self.groups = scan, groups
         scale = physics.amplitude_scale(scan.patterns)
         self.measured = physics.to_corner(torch.from_numpy(scan.patterns) * scale).contiguous()
-        counts = (self.measured * photon_scale).square()
-        self.log_factorials = torch.lgamma(counts + 1).sum((-2, -1))
+        self.photon_scale = photon_scale
         centres = np.column_stack([scan.y, scan.x])
         corners, self.remainders = physics.split_positions(centres, scan.size)
         members = corners[groups]
         # offsets from the group's mean position, as whole pixels
         self.offsets = members - np.rint(members.mean(axis=1, keepdims=True)).astype(np.int64)
         self.canvas = scan.size
+
+    @cached_property
+    def log_factorials(self) -> Tensor:
+        """Sum over pixels of ln k! for each pattern (M,): the part of the loss that never changes."""
+        return torch.lgamma((self.measured * self.photon_scale).square() + 1).sum((-2, -1))
 
     @property
     def spread(self) -> int:
@@ -51,14 +57,15 @@ class GroupDataset(Dataset[Groups]):
         return self.__getitems__([number])
 
     def __getitems__(self, numbers: Sequence[int]) -> Groups:
+        measured, starts, remainders = self.inputs(numbers)
+        return Groups(measured, self.log_factorials[self.groups[np.asarray(numbers)]], starts, remainders)
+
+    def inputs(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """What the network sees of these groups: all of :class:`Groups` but what only the loss needs."""
         chosen = np.asarray(numbers)
         members = self.groups[chosen]
-        return Groups(
-            measured=self.measured[members],
-            log_factorials=self.log_factorials[members],
-            starts=torch.from_numpy(self.offsets[chosen] + (self.canvas - self.scan.size) // 2),
-            remainders=torch.from_numpy(self.remainders[members]),
-        )
+        starts = self.offsets[chosen] + (self.canvas - self.scan.size) // 2
+        return self.measured[members], torch.from_numpy(starts), torch.from_numpy(self.remainders[members])
 
 
 class EpochSampler(Sampler[int]):

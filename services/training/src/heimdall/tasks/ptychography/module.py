@@ -28,6 +28,16 @@ class Groups(NamedTuple):
     remainders: Tensor  # (B, C, 2) what the probe is moved by, pixels
 
 
+class Merged(NamedTuple):
+    """Objects of B groups, with what they were made with. Without windows a group is one pattern and S = N."""
+
+    objects: Tensor  # (B, S, S) complex
+    probes: Tensor  # (B, C, m, N, N), each moved to its pattern's place
+    lights: Tensor  # (B, C, N, N) their intensities
+    rows: Tensor | None  # (B, C, N, S) and
+    columns: Tensor | None  # (B, C, N, S), where the windows lie
+
+
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
     """Sizes that the weights do not tell."""
@@ -94,26 +104,31 @@ class PtychographyModule(pl.LightningModule):
         same = given.shape == start.shape and torch.allclose(given, start, atol=1e-4 * float(start.abs().max()))
         return self.probe.clone() if same else given
 
-    def objects(self, groups: Groups, canvas: int, probe: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Merged objects (B, S, S), the moved probes (B, C, m, N, N), and row and column matrices of the windows."""
-        probes = physics.shift_probe(probe, groups.remainders)
-        rows, columns = physics.windows(groups.starts, self.geometry.size, canvas)
+    def objects(self, measured: Tensor, starts: Tensor, remainders: Tensor, canvas: int, probe: Tensor) -> Merged:
+        """Objects of groups, as in :class:`Groups`, each on ``canvas`` pixels; ``probe`` (m, N, N) at rest."""
+        probes = physics.shift_probe(probe, remainders)
+        lights = physics.intensity(probes.detach())
+        alone = measured.shape[1] == 1 and canvas == self.geometry.size
+        rows, columns = (None, None) if alone else physics.windows(starts, self.geometry.size, canvas)
         if self.geometry.gridsize > 1:
-            return self.network(groups.measured, probes, rows, columns), probes, rows, columns
-        alone = self.network(groups.measured.flatten(0, 1).unsqueeze(1), probes.flatten(0, 1).unsqueeze(1))
-        patches = alone.unflatten(0, groups.measured.shape[:2])
-        if patches.shape[1] == 1 and canvas == self.geometry.size:
-            return patches[:, 0], probes, rows, columns
-        return physics.merge(patches, physics.intensity(probes).detach(), rows, columns), probes, rows, columns
+            objects = self.network(measured, probes, lights, rows, columns)
+        else:
+            each = (part.flatten(0, 1).unsqueeze(1) for part in (measured, probes, lights))
+            patches = self.network(*each).unflatten(0, measured.shape[:2])
+            if rows is None or columns is None:
+                objects = patches[:, 0]
+            else:
+                objects = physics.merge(patches, lights, rows, columns)
+        return Merged(objects, probes, lights, rows, columns)
 
     def predicted(self, groups: Groups) -> Tensor:
         """Intensities (B, C, N, N) in corner order that the merged objects give."""
-        objects, probes, rows, columns = self.objects(groups, self.geometry.canvas, self.probe)
-        if groups.measured.shape[1] == 1 and self.geometry.canvas == self.geometry.size:
-            seen = objects.unsqueeze(1)
+        merged = self.objects(groups.measured, groups.starts, groups.remainders, self.geometry.canvas, self.probe)
+        if merged.rows is None or merged.columns is None:
+            seen = merged.objects.unsqueeze(1)
         else:
-            seen = physics.cut(objects, rows, columns)
-        return physics.intensity(physics.far_field(seen, probes))
+            seen = physics.cut(merged.objects, merged.rows, merged.columns)
+        return physics.intensity(physics.far_field(seen, merged.probes))
 
     def loss(self, predicted: Tensor, groups: Groups) -> Tensor:
         """Poisson negative log-likelihood of a pattern, or mean absolute error of its amplitudes."""

@@ -22,12 +22,6 @@ DIM = 0.02  # light, relative to the brightest, at which half of a correction is
 FEATURES = 3  # real and imaginary part of the first object, light that fell on it
 
 
-def light_on(probes: Tensor, rows: Tensor | None, columns: Tensor | None) -> Tensor:
-    """Light (B, S, S) that the probes (B, C, m, N, N) of a group bring to each object pixel."""
-    light = intensity(probes)
-    return light[:, 0] if rows is None or columns is None else place(light, rows, columns)
-
-
 def estimate(
     measured: Tensor, probes: Tensor, light: Tensor, rows: Tensor | None, columns: Tensor | None, steps: int
 ) -> Tensor:
@@ -38,16 +32,16 @@ def estimate(
     """
     objects = torch.ones_like(light) + 0j
     velocity = torch.zeros_like(objects)
-    length = 1 / light.amax((-2, -1), keepdim=True)
+    # the length of a step is part of what a wave is brought back with
+    back = probes.conj() / light.amax((-2, -1))[:, None, None, None, None]
     for _ in range(steps):
         seen = objects.unsqueeze(1) if rows is None or columns is None else cut(objects, rows, columns)
         wave = far_field(seen, probes)
-        ratio = measured / (torch.sqrt(intensity(wave)) + EPSILON) - 1
-        back = torch.fft.ifft2(wave * ratio.unsqueeze(-3), norm="ortho")
-        gradient = (probes.conj() * back).sum(-3)
-        total = gradient[:, 0] if rows is None or columns is None else place(gradient, rows, columns)
-        velocity = MOMENTUM * velocity + length * total
-        objects = objects + velocity
+        wave *= (measured / (torch.sqrt(intensity(wave)) + EPSILON)).sub_(1).unsqueeze(-3)
+        change = torch.fft.ifft2(wave, norm="ortho").mul_(back).sum(-3)
+        velocity *= MOMENTUM
+        velocity += change[:, 0] if rows is None or columns is None else place(change, rows, columns)
+        objects += velocity
     return objects
 
 
@@ -76,6 +70,8 @@ class UNet(nn.Module):
         # training starts from what the physics alone gives
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(cast("Tensor", self.last.bias))
+        # pixels with their channels side by side: the convolutions take a third less time on a CPU
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, features: Tensor) -> Tensor:
         """See the class."""
@@ -99,16 +95,22 @@ class PtychographyNet(nn.Module):
         self.correction = UNet(width)
 
     def forward(
-        self, measured: Tensor, probes: Tensor, rows: Tensor | None = None, columns: Tensor | None = None
+        self,
+        measured: Tensor,
+        probes: Tensor,
+        lights: Tensor,
+        rows: Tensor | None = None,
+        columns: Tensor | None = None,
     ) -> Tensor:
-        """Objects (B, S, S) complex; arguments as in :func:`estimate`. S - 2 margin must be a multiple of 8.
+        """Objects (B, S, S) complex; ``lights`` (B, C, N, N) is the intensity of the probes, the other arguments are as
+        in :func:`estimate`. S - 2 margin must be a multiple of 8.
 
         A group is brought to the energy of a flat object, and its object back: a pattern's scale leaves phases alone.
         """
         with torch.no_grad():
             level = 2 * torch.sqrt(measured.square().sum((-2, -1)).mean(1))[:, None, None] / measured.shape[-1]
             measured = measured / level[..., None]
-            light = light_on(probes, rows, columns)
+            light = lights[:, 0] if rows is None or columns is None else place(lights, rows, columns)
             first = estimate(measured, probes, light, rows, columns, self.steps)
         real, imaginary = self.correct(first.real, first.imag, light).unbind(1)
         return torch.complex(real, imaginary) * level

@@ -39,13 +39,17 @@ def to_corner(patterns: Tensor) -> Tensor:
     return corner
 
 
+def ramps(remainders: Tensor, size: int) -> Tensor:
+    """What a spectrum is multiplied with to move its image by ``remainders`` (..., 2) pixels: (..., 1, size, size)."""
+    angle = -2 * math.pi * remainders[..., None] * torch.fft.fftfreq(size, device=remainders.device)
+    # a plane wave is the product of its lines: far fewer sines than pixels
+    turns = torch.polar(torch.ones_like(angle), angle)
+    return turns[..., 0, None, :, None] * turns[..., 1, None, None, :]
+
+
 def shift_probe(probe: Tensor, remainders: Tensor) -> Tensor:
     """Probes (..., m, N, N): ``probe``, (m, N, N) or one each, moved by ``remainders`` (..., 2) in pixels."""
-    frequencies = torch.fft.fftfreq(probe.shape[-1], device=probe.device)
-    turns = remainders[..., 0, None, None] * frequencies[:, None] + remainders[..., 1, None, None] * frequencies
-    angle = -2 * math.pi * turns
-    ramp = torch.polar(torch.ones_like(angle), angle)[..., None, :, :]
-    moved: Tensor = torch.fft.ifft2(torch.fft.fft2(probe) * ramp)
+    moved: Tensor = torch.fft.ifft2(torch.fft.fft2(probe) * ramps(remainders, probe.shape[-1]))
     return moved
 
 
@@ -57,7 +61,8 @@ def far_field(objects: Tensor, probes: Tensor) -> Tensor:
 
 def intensity(wave: Tensor) -> Tensor:
     """Intensity (..., N, N) of a wave (..., m, N, N): probe modes are incoherent, so they add here."""
-    return (wave.real.square() + wave.imag.square()).sum(-3)
+    power = wave.real.square() + wave.imag.square()
+    return power.squeeze(-3) if power.shape[-3] == 1 else power.sum(-3)
 
 
 def windows(starts: Tensor, size: int, canvas: int) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from heimdall.tasks.base import Predict
 from heimdall.tasks.ptychography import physics
 from heimdall.tasks.ptychography.datamodule import GroupDataset
 from heimdall.tasks.ptychography.grouping import group_patterns
-from heimdall.tasks.ptychography.module import Groups, PtychographyModule
+from heimdall.tasks.ptychography.module import PtychographyModule
 from heimdall.tasks.ptychography.refine import best_scale, refine, scan_misfit
 from heimdall.tasks.ptychography.scan import Scan
 from heimdall.tasks.ptychography.stitch import ObjectImage, Stitcher
@@ -34,9 +34,15 @@ class Reconstruction:
     curve: tuple[tuple[float, float], ...] = ()  # of the refinement: seconds, misfit
 
 
+def reconstruct(module: PtychographyModule, scan: Scan, *, batch_size: int = 16) -> Reconstruction:
+    """The network's object of ``scan`` and its misfit; see :func:`assemble`."""
+    image, probe = assemble(module, scan, batch_size=batch_size)
+    return Reconstruction(image=image, probe=probe, misfit=scan_misfit(scan, image, probe))
+
+
 @torch.no_grad()
-def reconstruct(module: PtychographyModule, scan: Scan, *, batch_size: int = 32) -> Reconstruction:
-    """The network's object of ``scan``: one pass, patches merged with the probe's light as weights.
+def assemble(module: PtychographyModule, scan: Scan, *, batch_size: int = 16) -> tuple[ObjectImage, Tensor]:
+    """The network's object of ``scan``: one pass, patches merged with the probe's light as weights; and that probe.
 
     Raises :class:`~heimdall.errors.DataError` where the scan's patterns are not of the size that the network knows.
     """
@@ -55,13 +61,14 @@ def reconstruct(module: PtychographyModule, scan: Scan, *, batch_size: int = 32)
     origins = corners[groups[:, 0]] - dataset.offsets[:, 0] - (dataset.canvas - scan.size) // 2
     stitcher = Stitcher(origins, dataset.canvas)
     for numbers in np.array_split(np.arange(len(groups)), -(-len(groups) // batch_size)):
-        batch = Groups(*(part.to(module.device) for part in dataset.__getitems__(numbers.tolist())))
-        objects, probes, rows, columns = module.objects(batch, dataset.canvas, probe)
-        light = physics.intensity(probes)
-        light = light[:, 0] if geometry.gridsize == 1 else physics.place(light, rows, columns)
-        stitcher.add(objects.cpu().numpy(), light.cpu().numpy(), origins[numbers])
-    image = stitcher.image()
-    return Reconstruction(image=image, probe=probe, misfit=scan_misfit(scan, image, probe))
+        measured, starts, remainders = (part.to(module.device) for part in dataset.inputs(numbers.tolist()))
+        merged = module.objects(measured, starts, remainders, dataset.canvas, probe)
+        if merged.rows is None or merged.columns is None:
+            light = merged.lights[:, 0]
+        else:
+            light = physics.place(merged.lights, merged.rows, merged.columns)
+        stitcher.add(merged.objects.cpu().numpy(), light.cpu().numpy(), origins[numbers])
+    return stitcher.image(), probe
 
 
 def refined(scan: Scan, start: Reconstruction, sweeps: int, *, seed: int = 0) -> Reconstruction:

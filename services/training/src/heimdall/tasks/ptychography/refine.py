@@ -32,15 +32,18 @@ class _Adam:
 
     def __init__(self, values: Tensor, rate: float) -> None:
         self.values, self.rate, self.step = values, rate, 0
-        self.mean, self.power = torch.zeros_like(values), torch.zeros(values.shape, device=values.device)
+        # pairs of real numbers: torch is slow with complex ones here
+        self.parts = torch.view_as_real(values)
+        self.mean, self.power = torch.zeros_like(self.parts), torch.zeros_like(self.parts[..., :1])
 
     def descend(self, gradient: Tensor, factor: float) -> None:
         self.step += 1
         first, second = MOMENTUM
-        self.mean.lerp_(gradient, 1 - first)
-        self.power.lerp_(gradient.real.square() + gradient.imag.square(), 1 - second)
+        parts = torch.view_as_real(gradient)
+        self.mean.lerp_(parts, 1 - first)
+        self.power.lerp_(parts.square().sum(-1, keepdim=True), 1 - second)
         root = (self.power / (1 - second**self.step)).sqrt_().add_(1e-8)
-        self.values.sub_(self.mean.div(root).mul_(factor * self.rate / (1 - first**self.step)))
+        self.parts.addcdiv_(self.mean, root, value=-factor * self.rate / (1 - first**self.step))
 
 
 class _Problem:
@@ -49,25 +52,51 @@ class _Problem:
     def __init__(self, scan: Scan, device: torch.device) -> None:
         scale = physics.amplitude_scale(scan.patterns)
         self.measured = physics.to_corner(torch.from_numpy(scan.patterns) * scale).to(device).contiguous()
+        self.size = scan.size
         self.corners, remainders = physics.split_positions(np.column_stack([scan.y, scan.x]), scan.size)
         self.moves = bool(np.abs(remainders).max() > 1e-3)
         self.remainders = torch.from_numpy(remainders).to(device)
         self.origin = self.corners.min(axis=0)
         height, width = self.corners.max(axis=0) - self.origin + scan.size
         self.shape = (int(height), int(width))
-        first = torch.from_numpy((self.corners - self.origin) @ np.array([width, 1]))
-        steps = torch.arange(scan.size)
-        self.pixels = (first[:, None, None] + steps[:, None] * width + steps).to(device)
+        self.places = torch.from_numpy(self.corners - self.origin).to(device)
+        steps = torch.arange(scan.size, device=device)
+        self.window = steps[:, None] * int(width) + steps
 
-    def probes(self, probe: Tensor, batch: Tensor) -> Tensor:
-        """Moved probes (b, m, N, N), or the one probe (1, m, N, N) where all positions are whole."""
-        return physics.shift_probe(probe, self.remainders[batch]) if self.moves else probe[None]
+    def ramps(self, batch: Tensor) -> Tensor | None:
+        """What moves the probe's spectrum to each position of ``batch``; none where all positions are whole."""
+        return physics.ramps(self.remainders[batch], self.size) if self.moves else None
 
-    def probe_gradient(self, gradient: Tensor, batch: Tensor) -> Tensor:
-        """Gradient (m, N, N) of the probe at rest from those (b, m, N, N) of the moved ones."""
-        if self.moves:
-            gradient = physics.shift_probe(gradient, -self.remainders[batch])
+    def seen(self, values: Tensor, batch: Tensor) -> Tensor:
+        """Windows (b, N, N) of the flattened object ``values`` (H W,)."""
+        windows = values.reshape(self.shape).unfold(0, self.size, 1).unfold(1, self.size, 1)
+        rows, columns = self.places[batch].unbind(1)
+        found: Tensor = windows[rows, columns]
+        return found
+
+    def spread(self, patches: Tensor, batch: Tensor) -> Tensor:
+        """Sum (H W,) of ``patches`` (b, N, N) put where :meth:`seen` takes them from."""
+        rows, columns = self.places[batch].unbind(1)
+        pixels = (rows * self.shape[1] + columns)[:, None, None] + self.window
+        total = torch.zeros(self.shape[0] * self.shape[1], dtype=patches.dtype, device=patches.device)
+        return total.index_add_(0, pixels.flatten(), patches.flatten())
+
+
+def _moved(probe: Tensor, ramps: Tensor | None) -> Tensor:
+    """Probes (b, m, N, N), or the one probe (1, m, N, N) where nothing moves."""
+    if ramps is None:
+        return probe[None]
+    moved: Tensor = torch.fft.ifft2(torch.fft.fft2(probe) * ramps)
+    return moved
+
+
+def _moved_back(gradient: Tensor, ramps: Tensor | None) -> Tensor:
+    """Gradient (m, N, N) of the probe at rest from those (b, m, N, N) of the moved ones: the transpose of moving."""
+    if ramps is None:
         return gradient.sum(0)
+    # the sum comes before the inverse transform: one of them, not one a pattern
+    back: Tensor = torch.fft.ifft2((torch.fft.fft2(gradient) * ramps.conj()).sum(0))
+    return back
 
 
 def refine(
@@ -105,18 +134,16 @@ def refine(
 
 
 def _descend(problem: _Problem, objects: _Adam, probe: _Adam, batch: Tensor, measured: Tensor, factor: float) -> Tensor:
-    pixels = problem.pixels[batch]
-    seen, probes = objects.values[pixels], problem.probes(probe.values, batch)
+    seen, ramps = problem.seen(objects.values, batch), problem.ramps(batch)
+    probes = _moved(probe.values, ramps)
     wave = physics.far_field(seen, probes)
     amplitude = torch.sqrt(physics.intensity(wave))
     difference = amplitude - measured
     wave *= (difference / (amplitude + physics.EPSILON)).unsqueeze(-3)
     back = torch.fft.ifft2(wave, norm="ortho")
-    gradient = torch.zeros_like(objects.values)
-    gradient.index_add_(0, pixels.flatten(), (back * probes.conj()).sum(-3).flatten())
-    objects.descend(gradient, factor)
+    objects.descend(problem.spread((back * probes.conj()).sum(-3), batch), factor)
     if probe.rate > 0:
-        probe.descend(problem.probe_gradient(back * seen.conj().unsqueeze(-3), batch), factor)
+        probe.descend(_moved_back(back.mul_(seen.conj().unsqueeze(-3)), ramps), factor)
     return difference.square().sum()
 
 
@@ -163,5 +190,5 @@ def _predictions(scan: Scan, image: ObjectImage, probe: Tensor) -> Iterator[tupl
     problem = _Problem(scan, probe.device)
     values = _start(problem, image).to(probe.device)
     for batch in torch.split(torch.arange(len(scan)), 32):
-        wave = physics.far_field(values[problem.pixels[batch]], problem.probes(probe, batch))
+        wave = physics.far_field(problem.seen(values, batch), _moved(probe, problem.ramps(batch)))
         yield physics.intensity(wave), problem.measured[batch]
