@@ -18,7 +18,7 @@ from heimdall.tasks.localization.module import LocalizationModule
 from heimdall.tasks.localization.scene import Scene
 from heimdall.tasks.localization.solver import signal_powers, solve
 
-COLUMNS = ("", "median km", "mean km", "90 % km", "RMSE km", "68 % ellipse", "95 % ellipse")
+COLUMNS = ("", "median m", "mean m", "90 % m", "RMSE m", "68 % ellipse", "95 % ellipse")
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _estimates(module: LocalizationModule, data: LocalizationData) -> tuple[Arra
 def _rows(test: TestResult, metrics: dict[str, float]) -> list[list[str]]:
     rows = []
     for key in test.distances_m:
-        figures = [f"{metrics[f'{key}/{name}'] / 1e3:.1f}" for name in ("median_m", "mean_m", "p90_m", "rmse_m")]
+        figures = [f"{metrics[f'{key}/{name}']:,.0f}" for name in ("median_m", "mean_m", "p90_m", "rmse_m")]
         shares = [f"{metrics[f'test/coverage{share}']:.0%}" if key == "test" else "" for share in (68, 95)]
         rows.append([LABELS[key], *figures, *shares])
     return rows
