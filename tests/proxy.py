@@ -1,4 +1,4 @@
-"""A small TCP proxy before a real server: passes on, hangs, answers 429 or 503 itself, or refuses."""
+"""A small TCP proxy before a real server: passes on, hangs, answers 429 or 503 itself, cuts off, or damages."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import socket
 import threading
 from typing import Literal
 
-Mode = Literal["pass", "hang", "429", "503", "cut"]
+Mode = Literal["pass", "hang", "429", "503", "cut", "flip"]
 
 
 class Proxy:
     """Listens on loopback; :attr:`mode` may be changed at any time and holds for bytes that come after it.
 
     ``hang`` accepts and never answers; ``429`` and ``503`` answer without asking the server; ``cut`` lets the request
-    through and closes the connection before the reply, so that the client cannot know whether it was obeyed.
+    through and closes the connection before the reply, so that the client cannot know whether it was obeyed; ``flip``
+    changes one bit of what a client sends after its first 64 KiB, which spares the heads of requests.
     """
 
     def __init__(self, port: int) -> None:
@@ -68,15 +69,19 @@ class Proxy:
                 self._open.add(server)
                 back = threading.Thread(target=self._pump, args=(server, client, mode == "cut"), daemon=True)
                 back.start()
-                self._pump(client, server)
+                self._pump(client, server, flip=mode == "flip")
                 back.join(30)
         self._close(client)
 
-    def _pump(self, source: socket.socket, target: socket.socket, cut: bool = False) -> None:
+    def _pump(self, source: socket.socket, target: socket.socket, cut: bool = False, flip: bool = False) -> None:
+        passed = 0
         with contextlib.suppress(OSError):
             while chunk := source.recv(1 << 16):
                 if cut:
                     break
+                if flip and passed > 1 << 16:
+                    chunk, flip = bytes([chunk[0] ^ 1]) + chunk[1:], False
+                passed += len(chunk)
                 target.sendall(chunk)
         self._close(source)
         self._close(target)

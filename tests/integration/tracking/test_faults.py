@@ -12,6 +12,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -55,6 +56,20 @@ def test_server_down_for_the_whole_run_and_returning_and_killed_in_the_midst(rig
     rig.compare(midst, status="FINISHED")
     rig.compare(whole, status="FINISHED")
     assert "Nothing is waiting" in rig.heimdall("status").stdout
+
+
+def test_server_that_comes_up_during_the_run_gets_all_of_it_without_a_sync(rig: Any, site: Any) -> None:
+    site.proxy.set("503")
+    trainer = rig.train(3000, 0.01, HEIMDALL_END_WAIT_SECONDS="60")
+    trainer.wait_for_steps(100)
+    assert Cursor.load(trainer.journal).run_id == ""
+    site.proxy.set("pass")
+    while not Cursor.load(trainer.journal).run_id:
+        trainer.wait_for_steps(len(trainer.noted("step")) + 1)
+    trainer.process.send_signal(signal.SIGUSR1)  # enough steps
+    trainer.end()
+    assert trainer.noted("undelivered") == ["0"]
+    rig.compare(trainer, status="FINISHED")
 
 
 @pytest.mark.parametrize("mode", ["hang", "429", "503"])
@@ -191,7 +206,10 @@ def test_two_syncs_at_once_the_same_journal_twice_and_a_clock_set_back(rig: Any,
     shutil.copytree(first.journal, copy)
     site.proxy.set("pass")
     command = [str(Path(sys.executable).with_name("heimdall")), "sync"]
-    both = [subprocess.Popen(command, env=rig.variables(), cwd=rig.home, stderr=subprocess.PIPE) for _ in range(2)]
+    both = [
+        subprocess.Popen([*command, *options], env=rig.variables(), cwd=rig.home, stderr=subprocess.PIPE)
+        for options in ((), ("--all",))
+    ]
     for sync in both:
         _, printed = sync.communicate(timeout=120)
         assert sync.returncode == 0, printed

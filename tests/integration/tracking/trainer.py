@@ -1,13 +1,15 @@
 """A training process for the fault tests: logs what can be told from the step alone, and notes what was accepted.
 
-``trainer.py NOTES STEPS PAUSE_SECONDS [--resume RUN] [--strict] [--clock-back SECONDS] [--no-end]``. After each call
+``trainer.py NOTES STEPS PAUSE_SECONDS [--resume RUN] [--strict] [--clock-back SECONDS]``. After each call
 has returned, a line is written to NOTES, so that a test knows what must not be lost, whenever it kills this process.
+SIGUSR1 ends the training early.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -50,7 +52,11 @@ tracker.start_run("fault", {"purpose": "fault test"}, resume=arguments.resume)
 note(f"run {tracker.run_key}")
 tracker.log_params({"lr": 0.1, "long": "x" * 7000})
 note("params")
+enough = []
+signal.signal(signal.SIGUSR1, lambda *_: enough.append(True))
 for step in range(arguments.first, arguments.first + arguments.steps):
+    if enough:
+        break
     tracker.log_metrics({"loss": step / 7, "odd+name": -step}, step=step)
     note(f"step {step}")
     if step % 20 == 0:
