@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -339,3 +341,35 @@ def test_a_journal_of_a_later_format_is_left_to_its_version(folder: Path, monkey
     with pytest.raises(ConfigError, match=f"later version \\(format {FORMAT + 1}, not {FORMAT}\\)"):
         deliver(folder, MemorySink())
     assert not is_delivered(folder)
+
+
+def test_the_disk_has_the_journal_soon_though_the_server_hangs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut cannot be had here, so the call that outlives one is listened to."""
+    answered, forced = threading.Event(), threading.Event()
+
+    class Hanging(MemorySink):
+        def ensure_run(self, run: Any) -> Any:
+            assert answered.wait(60)
+            return super().ensure_run(run)
+
+    made = write(folder)
+    made.append_metrics({"loss": 1.0}, 0)
+    force = os.fdatasync
+
+    def listened(descriptor: int) -> None:
+        force(descriptor)
+        if os.fstat(descriptor).st_ino == made.segment.stat().st_ino:
+            forced.set()
+
+    monkeypatch.setattr(os, "fdatasync", listened)
+    monkeypatch.setattr("heimdall.tracking.courier.SYNC_TO_DISK_SECONDS", 0.01)
+    sink = Hanging()
+    courier = threading.Thread(target=deliver, args=(folder, sink))
+    courier.start()
+    try:
+        assert forced.wait(30)
+        assert not sink.runs
+    finally:
+        answered.set()
+        made.close()
+        courier.join()

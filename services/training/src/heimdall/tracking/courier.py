@@ -36,7 +36,7 @@ def pause_seconds(attempts: int) -> float:
 
 
 class Courier:
-    """Drives one :class:`~heimdall.tracking.delivery.Delivery` with a thread for records and one for files."""
+    """Drives one :class:`~heimdall.tracking.delivery.Delivery` with a thread each for records, files and the disk."""
 
     def __init__(self, delivery: Delivery, give_up: Callable[[float], bool]) -> None:
         """``give_up(idle_seconds)`` is asked while nothing can be delivered; idle is the time since something was."""
@@ -44,18 +44,22 @@ class Courier:
         self._give_up = give_up
         self._stop = threading.Event()
         self._progress_at = time.monotonic()
-        self._disk_at = 0.0
         self._failure: BaseException | None = None
 
     def run(self) -> bool:
         """Deliver until nothing is left or it is time to give up; whether everything is delivered."""
-        files = threading.Thread(target=self._guard, args=(self._deliver_files,), name="files", daemon=True)
-        files.start()
+        threads = [
+            threading.Thread(target=self._guard, args=(work,), name=name, daemon=True)
+            for name, work in (("files", self._deliver_files), ("disk", self._force_to_disk))
+        ]
+        for thread in threads:
+            thread.start()
         try:
             return self._deliver_records()
         finally:
             self._stop.set()
-            files.join(timeout=1.0)
+            for thread in threads:
+                thread.join(timeout=1.0)
 
     def _deliver_records(self) -> bool:
         from heimdall.tracking.sinks import TransientError
@@ -71,7 +75,6 @@ class Courier:
                 attempts = 0
             except TransientError:
                 worked, attempts = False, attempts + 1
-            self._force_to_disk()
             if worked:
                 self._progress_at = time.monotonic()
             elif self._give_up(time.monotonic() - self._progress_at):
@@ -101,16 +104,18 @@ class Courier:
             self._failure = error
 
     def _force_to_disk(self) -> None:
-        # the trainer never waits for a disk; a power cut costs at most these few seconds
-        if time.monotonic() > self._disk_at + SYNC_TO_DISK_SECONDS:
-            from heimdall.tracking.journal import segments
+        from heimdall.tracking.journal import segments
 
+        # the trainer never waits for a disk; a power cut costs at most these few seconds, also while a server hangs
+        forced = -1
+        while not self._stop.wait(SYNC_TO_DISK_SECONDS):
             descriptor = os.open(segments(self._delivery.folder)[-1], os.O_RDONLY | os.O_CLOEXEC)
             try:
-                os.fdatasync(descriptor)
+                if os.fstat(descriptor).st_size != forced:
+                    forced = os.fstat(descriptor).st_size
+                    os.fdatasync(descriptor)
             finally:
                 os.close(descriptor)
-            self._disk_at = time.monotonic()
 
 
 def start_courier(place: Path, settings: Settings, *, sweep: bool = False) -> None:

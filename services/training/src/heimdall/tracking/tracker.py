@@ -257,7 +257,8 @@ class MLflowTracker(RunQueries):
     def _tell_what_is_left(self) -> None:
         cursor = Cursor.load(self._folder) if self._folder else Cursor()
         left = self.undelivered
-        reason = cursor.problem or "the server is slower than this run"
+        slow = "the server is slower than this run" if cursor.run_id else "the server has not answered yet"
+        reason = cursor.problem or slow
         sentence = f"{left} records or files of the run {self.run_id} are not delivered yet: {reason}."
         if self.strict:
             raise UndeliveredError(sentence, mend="Nothing is lost; run `heimdall sync` when the server answers.")
