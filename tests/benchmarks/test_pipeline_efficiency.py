@@ -28,7 +28,7 @@ from rich.console import Console
 from heimdall.settings import Settings
 from heimdall.tasks.base import Task, find_task
 from heimdall.training.config import RunConfig
-from heimdall.training.overhead import fuse
+from heimdall.training.kernels import fuse, keep_memory
 from heimdall.training.pipeline import TrainingPipeline
 
 WARM_UP_STEPS = 3

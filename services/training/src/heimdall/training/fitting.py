@@ -22,6 +22,7 @@ from heimdall.training.checkpoints import Checkpoints
 from heimdall.training.config import RunConfig
 from heimdall.training.exact import ResumableLoader, shared
 from heimdall.training.folder import RunFolder, plain
+from heimdall.training.kernels import FusedOptimizers, keep_memory, lay_out
 from heimdall.training.loggers import (
     CsvLogger,
     History,
@@ -30,7 +31,7 @@ from heimdall.training.loggers import (
     TrackerLogger,
     write_hparams,
 )
-from heimdall.training.overhead import FusedOptimizers, lay_out, spare_overhead
+from heimdall.training.overhead import spare_overhead
 from heimdall.training.progress import LearningRates, ProgressLine
 from heimdall.training.resume import logged_steps
 from heimdall.training.signals import StopRequest
@@ -70,6 +71,7 @@ class Fitting:
             checkpoints.best = [(float(score), str(name)) for score, name in found.state["best"]]
             return checkpoints.best_path
         spare_overhead()
+        keep_memory()
         lay_out(module, self.run)
         with self._resumable(data, trainer, checkpoints), reduced(module, trainer), self.stop.deferred(), writer:
             trainer.fit(module, datamodule=data, ckpt_path=found.path if found else None, weights_only=True)

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
+from torch.optim import Optimizer
 
 REFRESH_SECONDS = 1.0  # drawing takes milliseconds of the training thread
 LOG_SECONDS = 10.0
@@ -20,11 +21,38 @@ AROUND_FIGURES = 42  # epoch, bar and remaining time
 
 
 class LearningRates(LearningRateMonitor):
-    """Lightning's monitor, whose points tell their epoch as all others do."""
+    """The learning rate of each group of weights, under Lightning's names, which it makes anew at every step."""
 
-    def _extract_stats(self, trainer: Trainer, interval: str) -> dict[str, float]:
-        found: dict[str, float] = super()._extract_stats(trainer, interval)
-        return {**found, "epoch": trainer.current_epoch} if found else found
+    def __init__(self) -> None:
+        super().__init__()
+        self._groups: list[tuple[str, Optimizer, int]] = []
+
+    def on_train_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Find the names."""
+        del args, kwargs
+        configs = trainer.lr_scheduler_configs
+        names, seen, kinds = self._find_names_from_schedulers(configs)
+        others, without = self._find_names_from_optimizers(trainer.optimizers, seen, kinds)
+        optimizers = [config.scheduler.optimizer for config in configs] + without
+        self._groups = [
+            (name, optimizer, number)
+            for found, optimizer in zip(names + others, optimizers, strict=True)
+            for number, name in enumerate(found)
+        ]
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Log them; the points tell their epoch as all others do."""
+        del args, kwargs
+        if not self._groups or not trainer._logger_connector.should_update_logs:
+            return
+        rates = {name: float(optimizer.param_groups[number]["lr"]) for name, optimizer, number in self._groups}
+        for logger in trainer.loggers:
+            logger.log_metrics(
+                {**rates, "epoch": trainer.current_epoch}, step=trainer.fit_loop.epoch_loop._batches_that_stepped
+            )
+
+    def on_train_epoch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Every step has its point."""
 
 
 class ProgressLine(Callback):

@@ -22,7 +22,7 @@ from rich.table import Table
 from heimdall.tasks.base import Task, TaskConfig
 from heimdall.training import options
 from heimdall.training.config import RunConfig
-from heimdall.training.overhead import fuse, lay_out
+from heimdall.training.kernels import fuse, keep_memory, lay_out
 from heimdall.training.quiet import quiet_libraries
 
 LARGEST_BATCH = 4096
@@ -123,6 +123,7 @@ class StandingTrainer(Trainer):
 @contextmanager
 def stepping(module: Any, device: torch.device, run: RunConfig) -> Iterator[Any]:
     """``step(batch)`` trains ``module`` on one batch and returns its loss when the device is done with it."""
+    keep_memory()
     module.to(device).train()
     lay_out(module, run)
     module.log = lambda *_, **__: None

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from heimdall.training.kernels import fuse
+
+STEPS = """
+import resource, sys, torch
+torch.set_num_threads(1)
+if sys.argv[1] == "keep":
+    from heimdall.training.kernels import keep_memory
+    keep_memory()
+def step():
+    return sum((torch.full((2_000_000,), float(n)) * 2 for n in range(6))).mean()
+for _ in range(3):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def train(*, fused: bool) -> torch.Tensor:
+    torch.manual_seed(3)
+    module = nn.Sequential(nn.Linear(6, 32), nn.GELU(), nn.Linear(32, 2))
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2, weight_decay=0.05)
+    for number in range(30):
+        if fused and number == 10:  # as after a resume: there is a state already
+            for group in optimizer.param_groups:
+                fuse(group, optimizer.state)
+            assert optimizer.param_groups[0]["fused"]
+        loss = (module(torch.randn(16, 6)) - 1).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return nn.utils.parameters_to_vector(module.parameters()).detach()
+
+
+def test_the_fused_optimizer_takes_the_same_steps() -> None:
+    torch.testing.assert_close(train(fused=True), train(fused=False), rtol=1e-4, atol=1e-6)
+
+
+def test_complex_weights_are_left_to_the_plain_optimizer() -> None:
+    group = {"params": [nn.Parameter(torch.zeros(2, dtype=torch.complex64))]}
+    fuse(group, {})
+    assert "fused" not in group
+
+
+def pages_asked_for(how: str) -> int:
+    done = subprocess.run([sys.executable, "-c", STEPS, how], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_memory_that_a_step_frees_serves_the_next_one() -> None:
+    assert pages_asked_for("keep") < pages_asked_for("as it is") / 100
