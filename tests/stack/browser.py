@@ -74,6 +74,11 @@ class Browser:
     def evaluate(self, expression: str) -> Any:
         return self._call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
 
+    def resize(self, height: int) -> None:
+        """Make the window higher, for a page that does not fit."""
+        sizes = {"width": WIDTH, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self._call("Emulation.setDeviceMetricsOverride", **sizes)
+
     def click(self, element: str) -> None:
         """Click the first element of a CSS selector, where there is one."""
         self.evaluate(f"document.querySelector({element!r})?.click()")

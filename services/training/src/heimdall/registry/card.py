@@ -72,15 +72,15 @@ def _origin(manifest: Manifest) -> str:
     return "## Where it comes from\n\n" + table(("what", "value"), rows)
 
 
-def _figures(manifest: Manifest, report: Report) -> str:
-    parts = ["## Figures on the test set"]
-    if report.rows:
-        parts.append(table(report.columns, report.rows))
+def _figures(report: Report) -> str:
+    rows = [table(report.columns, report.rows)] if report.rows else []
+    return "\n\n".join(["## Figures on the test set", *rows, *report.notes])
+
+
+def _metrics(manifest: Manifest) -> str:
     shown = list(manifest.metrics.items())[:MOST_METRICS_SHOWN]
-    if shown:
-        parts.append(table(("metric", "value"), [(f"`{name}`", figure(value)) for name, value in shown]))
-    parts += list(report.notes)
-    return "\n\n".join(parts)
+    rows = [(f"`{name}`", figure(value)) for name, value in shown]
+    return "## All metrics\n\n" + table(("metric", "value"), rows)
 
 
 USE = """## How to use it
@@ -99,7 +99,8 @@ def write_card(manifest: Manifest, report: Report, description: str) -> str:
     images = [f"![{path.stem}](pictures/{quote(path.name)})" for path in pictures(report)]
     seen = ["## Pictures", *images] if images else []
     use = USE.format(name=manifest.name)
-    return "\n\n".join([_head(manifest, description), _figures(manifest, report), *seen, _origin(manifest), use, ""])
+    parts = [_head(manifest, description), _figures(report), *seen, _origin(manifest), _metrics(manifest), use, ""]
+    return "\n\n".join(parts)
 
 
 def store_pictures(report: Report, folder: Path) -> None:
@@ -135,7 +136,7 @@ def page(manifest: Manifest, report: Report, description: str, model_id: str) ->
     images = [
         f"![{path.stem}]({route}{quote(f'heimdall/{PAGE_FOLDER}/{path.name}', safe='')})" for path in pictures(report)
     ]
-    parts = [_head(manifest, description), _figures(manifest, report), *images, _origin(manifest)]
+    parts = [_head(manifest, description), _figures(report), *images, _origin(manifest), _metrics(manifest)]
     closing = "The whole card: `heimdall/card.md` among the artifacts of this model."
     room = PAGE_LIMIT - len(closing) - 2
     chosen: list[str] = []
