@@ -17,7 +17,7 @@ import click
 @click.option("--test-data", required=True, type=click.Path(path_type=Path), help="Scan to reconstruct, an NPZ file.")
 @click.option("--output-dir", required=True, type=click.Path(path_type=Path), help="Folder for pictures and arrays.")
 @click.option("--refine", default=0, type=click.IntRange(0), help="Sweeps of gradient descent to add.  [0]")
-@click.option("--batch-size", default=32, type=click.IntRange(1), help="Groups of patterns at once.  [32]")
+@click.option("--batch-size", default=16, type=click.IntRange(1), help="Groups of patterns at once.  [16]")
 @click.option("--accelerator", default="auto", type=click.Choice(["auto", "cpu", "cuda", "gpu"]), help="[auto]")
 @click.option("--seed", default=0, type=click.IntRange(0), help="Order of the patterns when refining.  [0]")
 def command(

@@ -28,22 +28,17 @@ class Refined:
 
 
 class _Adam:
-    """Adam for one complex tensor; its second moment is the gradient's squared magnitude, so directions are kept."""
+    """Adam for one complex tensor, in one pass over it; real and imaginary parts are numbers of their own."""
 
     def __init__(self, values: Tensor, rate: float) -> None:
-        self.values, self.rate, self.step = values, rate, 0
-        # pairs of real numbers: torch is slow with complex ones here
+        self.values, self.rate = values, rate
         self.parts = torch.view_as_real(values)
-        self.mean, self.power = torch.zeros_like(self.parts), torch.zeros_like(self.parts[..., :1])
+        self.optimizer = torch.optim.Adam([self.parts], lr=rate, betas=MOMENTUM, fused=True)
 
     def descend(self, gradient: Tensor, factor: float) -> None:
-        self.step += 1
-        first, second = MOMENTUM
-        parts = torch.view_as_real(gradient)
-        self.mean.lerp_(parts, 1 - first)
-        self.power.lerp_(parts.square().sum(-1, keepdim=True), 1 - second)
-        root = (self.power / (1 - second**self.step)).sqrt_().add_(1e-8)
-        self.parts.addcdiv_(self.mean, root, value=-factor * self.rate / (1 - first**self.step))
+        self.parts.grad = torch.view_as_real(gradient)
+        self.optimizer.param_groups[0]["lr"] = factor * self.rate
+        self.optimizer.step()
 
 
 class _Problem:
@@ -105,7 +100,7 @@ def refine(
     sweeps: int,
     *,
     start: ObjectImage | None = None,
-    batch_size: int = 16,
+    batch_size: int = 8,
     object_rate: float = 0.05,
     probe_rate: float = 0.1,
     seed: int = 0,
