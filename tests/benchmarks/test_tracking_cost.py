@@ -17,7 +17,7 @@ import pytest
 pytestmark = pytest.mark.benchmark
 ROW = Path(__file__).with_name("tracking_cost_row.py")
 NOTE = """A step of about 2 ms with a call of 5 metrics each; the ratio is to the same step without the call: median of
-blocks of 50 steps in turns, with their quartiles. The first ways take turns as well, a process of its own each time."""
+blocks of 10 steps in turns, with their quartiles. The first ways take turns as well, a process of its own each time."""
 
 
 @pytest.mark.timeout(900)
@@ -33,7 +33,7 @@ def test_cost_of_a_metric_call(
 
     hanging = proxy.Proxy(mlflow_server.port)
     hanging.set("hang")
-    steps, rounds = (800, 5) if full_bench else (100, 1)
+    steps, rounds = (800, 4) if full_bench else (100, 1)
     in_turns = {
         "no logger": ("none", ""),
         "Heimdall, server up": ("heimdall", mlflow_server.url),
@@ -54,8 +54,8 @@ def test_cost_of_a_metric_call(
             **s3.environment(),
             "MLFLOW_TRACKING_URI": uri.replace("postgresql://", "postgresql+psycopg2://"),
             "HEIMDALL_HOME": str(tmp_path / "home"),
-            "HEIMDALL_START_WAIT_SECONDS": "8" if full_bench else "1",
-            "HEIMDALL_END_WAIT_SECONDS": "2",
+            "HEIMDALL_START_WAIT_SECONDS": "5" if full_bench else "1",
+            "HEIMDALL_END_WAIT_SECONDS": "1",
             "HEIMDALL_COURIER_LINGER_SECONDS": "0",
             "OPENBLAS_NUM_THREADS": "1",
             "TMPDIR": str(tmp_path),

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-BLOCK = 50
+BLOCK = 10
 STEP_SECONDS = 0.002
 Log = Callable[[dict[str, float], int], Any]
 
