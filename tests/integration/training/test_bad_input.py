@@ -106,3 +106,18 @@ def test_a_tracking_uri_of_no_known_kind_is_a_wrong_configuration(uri: str, heim
     assert command.wait() == 2, command.output
     assert "MLFLOW_TRACKING_URI" in command.errors
     assert "Traceback" not in command.errors
+
+
+def test_sharding_without_gpus_names_the_strategy_that_needs_none(heimdall: Run, tmp_path: Path) -> None:
+    command = heimdall("train", "toy", "--strategy", "fsdp", "--accelerator", "cpu", "--output-dir", tmp_path / "out")
+    assert command.wait() == 2
+    assert "requires a GPU" in command.errors
+    assert "--strategy ddp" in command.errors
+
+
+def test_a_strategy_that_is_not_installed_is_a_wrong_configuration(heimdall: Run, tmp_path: Path) -> None:
+    command = heimdall(
+        "train", "toy", "--strategy", "deepspeed", "--accelerator", "cpu", "--output-dir", tmp_path / "o"
+    )
+    assert command.wait() == 2
+    assert "DeepSpeed installed" in command.errors

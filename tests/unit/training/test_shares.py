@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, SequentialSampler, TensorDataset
 
 from child import context
-from heimdall.training.exact import SeededSampler, shared
+from heimdall.training.loading import SeededSampler, shared
 
 TWO = """
 import torch

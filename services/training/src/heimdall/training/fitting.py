@@ -9,7 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning_utilities.core.rank_zero import rank_zero_only
@@ -20,9 +22,9 @@ from heimdall.errors import ConfigError
 from heimdall.tasks.base import Monitor, Task, TaskConfig
 from heimdall.training.checkpoints import Checkpoints
 from heimdall.training.config import RunConfig
-from heimdall.training.exact import ResumableLoader, shared
 from heimdall.training.folder import RunFolder, plain
 from heimdall.training.kernels import FusedOptimizers, keep_memory, lay_out
+from heimdall.training.loading import ResumableLoader, shared
 from heimdall.training.loggers import (
     CsvLogger,
     History,
@@ -133,9 +135,13 @@ class Fitting:
                 num_sanity_val_steps=0,
                 use_distributed_sampler=False,
             )
-        except (ValueError, RuntimeError, TypeError) as error:
+        except (ValueError, RuntimeError, TypeError, MisconfigurationException, ImportError) as error:
             # Lightning says what of the hardware or strategy cannot be had
-            raise ConfigError(f"This cannot be trained as asked: {' '.join(str(error).split())}") from error
+            without = "fsdp" in run.strategy and not torch.cuda.is_available()
+            raise ConfigError(
+                f"This cannot be trained as asked: {' '.join(str(error).split())}",
+                mend="Sharding wants GPUs; several processes on CPUs train with --strategy ddp." if without else "",
+            ) from error
 
     def _callbacks(self) -> list[Callback]:
         monitor = chosen_monitor(self.task, self.run)

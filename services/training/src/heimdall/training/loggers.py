@@ -73,6 +73,7 @@ class History(MetricLogger):
     def __init__(self) -> None:
         super().__init__()
         self.points: dict[str, list[tuple[int, int, float]]] = {}
+        self._tensors: dict[str, torch.Tensor] = {}  # as of the last save: only new points are converted
         self._epoch = 0
 
     def write(self, metrics: Mapping[str, float], step: int) -> None:
@@ -89,11 +90,16 @@ class History(MetricLogger):
 
     def state(self) -> dict[str, torch.Tensor]:
         """The points, one tensor (points, 3) a metric."""
-        return {key: torch.tensor(points, dtype=torch.float64) for key, points in self.points.items()}
+        for key, points in self.points.items():
+            old = self._tensors.get(key, torch.empty(0, 3, dtype=torch.float64))
+            if len(old) < len(points):
+                self._tensors[key] = torch.cat([old, torch.tensor(points[len(old) :], dtype=torch.float64)])
+        return dict(self._tensors)
 
     def load(self, state: Mapping[str, torch.Tensor]) -> None:
         """Take what :meth:`state` gave."""
         self.points = {k: [(int(s), int(e), v) for s, e, v in points.tolist()] for k, points in state.items()}
+        self._tensors = {}
         self._once.last = {key: points[-1][0] for key, points in self.points.items() if points}
 
 

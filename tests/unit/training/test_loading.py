@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from heimdall.training.exact import ResumableLoader
+from heimdall.training.loading import ResumableLoader, read_ahead
 
 
 class Numbers(Dataset[int]):
@@ -53,3 +55,20 @@ def test_reading_stops_with_whoever_reads() -> None:
     assert isinstance(next(batches), torch.Tensor)
     del batches
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(("size", "ahead"), [(4, 7), (24 * 2**20, 3)])
+def test_no_more_is_read_ahead_than_there_is_memory_for(size: int, ahead: int) -> None:
+    read: list[int] = []
+
+    def batches() -> Iterator[torch.Tensor]:
+        for number in range(40):
+            read.append(number)
+            yield torch.empty(size, dtype=torch.uint8)
+
+    furthest = 0
+    for number, _ in enumerate(read_ahead(batches())):
+        time.sleep(0.005)
+        furthest = max(furthest, len(read) - number - 1)
+    assert len(read) == 40
+    assert 1 <= furthest <= ahead
