@@ -52,6 +52,20 @@ def test_an_exported_network_takes_any_batch_and_gives_what_torch_gives(tmp_path
         check_parity(reference, exported, inputs(4))
 
 
+def test_rounding_of_one_small_answer_is_no_deviation() -> None:
+    inputs = {"x": np.float32([[1.0], [9.0]])}
+
+    def sigma(noise: float) -> Any:
+        return lambda arrays: {"sigma_m": (1000 * arrays["x"][:, 0] + noise).astype(np.float32)}
+
+    assert check_parity(sigma(0), sigma(0.02), inputs).relative == pytest.approx(0.02 / 8000, rel=1e-2)
+    with pytest.raises(HoldError, match="'sigma_m'"):
+        check_parity(sigma(0), sigma(20), inputs)
+    frozen = lambda arrays: {"sigma_m": np.float32([1000, 9000])}  # noqa: E731 - a batch size that was exported with it
+    with pytest.raises(HoldError, match="'sigma_m'"):
+        check_parity(sigma(0), frozen, inputs)
+
+
 def test_what_is_not_finite_is_infinitely_far() -> None:
     good = np.ones(3, np.float32)
     for bad in (np.array([1, np.nan, 1]), np.array([1, np.inf, 1]), np.ones(2)):
