@@ -41,9 +41,9 @@ def stage(stack: compose.Stack, version: str) -> str:
     return str(stack.api(f"model-versions/get?name={NAME}&version={version}")["model_version"]["current_stage"])
 
 
-def promote(stack: compose.Stack, version: str, gates: str, *options: str, check: bool = True) -> Any:
+def promote(stack: compose.Stack, version: str, gates: str, *options: str, check: bool = True, user: str = "") -> Any:
     words = ("heimdall", "models", "promote", NAME, version, "--to", "champion", "--gates", f"data/{gates}.toml")
-    return stack.run(*words, *options, check=check)
+    return stack.run(*words, *options, check=check, USER=user)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_a_model_becomes_champion_is_followed_by_force_and_comes_back(
 ) -> None:
     first, second = two
     started = time.monotonic()
-    shown = promote(stack, first, "loose").stdout
+    shown = promote(stack, first, "loose", user="ada").stdout
     note(f"heimdall models promote in the stack, {SESSIONS} sessions from a bucket: {time.monotonic() - started:.0f} s")
     assert "median_m" in shown
     assert "PROMOTE" in shown
@@ -93,6 +93,7 @@ def test_a_model_becomes_champion_is_followed_by_force_and_comes_back(
     assert [entry["verdict"] for entry in entries] == ["PROMOTE", "HOLD", "FORCED", "ROLLBACK"]
     assert [entry["version_to"] for entry in entries] == [first, second, second, first]
     assert [entry["why"] for entry in entries][2:] == ["the old one fails in the new band", "complaints from Genova"]
+    assert [entry["who"].split("@")[0] for entry in entries] == ["ada", "heimdall", "heimdall", "heimdall"]
     assert len({entry["data_digest"] for entry in entries[:3]}) == 1
     assert ledger(stack)["data"]["params"], "the ledger is a run of MLflow's"
 
@@ -129,13 +130,14 @@ def test_people_see_champion_card_pictures_and_ledger(
     drawn = "[...document.images].filter(image => image.src.includes('logged-models') && image.naturalWidth > 300)"
     drawn = f"{drawn}.length > 2"
     with browser.Browser(tmp_path) as chromium:
-        chromium.resize(3000)
+        chromium.resize(3600)
         page = f"{stack.url}/#/models/{NAME}"
         text = chromium.picture(page, drawn, pictures / "champion.png")
         assert f"Champion: version {first}" in text
         assert "@\N{NO-BREAK SPACE}champion" in text
         text = chromium.picture(f"{page}/versions/{first}", drawn, pictures / "version.png")
         assert "Figures on the test set" in text
+        chromium.resize(browser.HEIGHT)
         home = f"{stack.url}/#/experiments/{run['info']['experiment_id']}/runs/{run['info']['run_id']}"
         shown = "document.body && document.body.innerText.includes('complaints from Genova')"
         text = chromium.picture(home, shown, pictures / "ledger.png")
