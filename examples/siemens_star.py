@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from heimdall.tasks.ptychography import physics
 from heimdall.tasks.ptychography.bundle import read_bundle
 from heimdall.tasks.ptychography.epie import epie
-from heimdall.tasks.ptychography.evaluate import first_below, flatten_phase, half_bit, resolution, ring_correlation
+from heimdall.tasks.ptychography.evaluate import first_below, half_bit, half_correlation, resolution
 from heimdall.tasks.ptychography.pictures import PHASE_COLOURS, save, scanned_object, show
 from heimdall.tasks.ptychography.reconstruct import Reconstruction, assemble, reconstruct, refined
 from heimdall.tasks.ptychography.refine import refine, scan_misfit
@@ -148,11 +148,10 @@ def draw_resolution(even: Scan, odd: Scan, halves: dict[str, Any], path: Path) -
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot()
     for name, pair in halves.items():
-        images = [np.angle(flatten_phase(values)) for values in common(even, odd, *pair)]
-        correlation, pixels = ring_correlation(*images)
+        correlation, pixels = half_correlation(*common(even, odd, *pair))
         rings = np.arange(len(correlation)) / len(correlation)
         crossing = first_below(correlation, half_bit(pixels)) / len(correlation)
-        axes.plot(rings, correlation, label=f"{name}: {1 / crossing:.2f} px half period at half a bit")
+        axes.plot(rings, correlation, label=f"{name}: {1 / crossing:.1f} px half period at half a bit")
     axes.plot(rings, half_bit(pixels), "k--", linewidth=1, label="half-bit threshold")
     axes.axhline(0.5, color="0.6", linewidth=1)
     axes.set(xlabel="spatial frequency / Nyquist", ylabel="correlation", ylim=(-0.1, 1.02))

@@ -157,19 +157,23 @@ def first_below(correlation: Real, threshold: float | Real) -> float:
     return ring - 1 + before / (before - float(gap[ring]))
 
 
-def resolution(first: Complex, second: Complex) -> dict[str, float]:
-    """Half-period resolution in pixels from two independent reconstructions (H, W) of the same object.
-
-    The phases' Fourier ring correlation, after alignment, where it falls below the half-bit curve and below 0.5.
-    """
+def half_correlation(first: Complex, second: Complex) -> tuple[Real, npt.NDArray[np.int64]]:
+    """:func:`ring_correlation` of the phases of two reconstructions (H, W) of one object, after alignment."""
     moved = _moved(second, _shift(first, second))
     border = 8
     inside = (slice(border, first.shape[0] - border), slice(border, first.shape[1] - border))
     images = [np.angle(flatten_phase(values[inside])).astype(np.float64) for values in (first, moved)]
-    correlation, pixels = ring_correlation(*images)
-    edge = min(images[0].shape)
+    return ring_correlation(*images)
+
+
+def resolution(first: Complex, second: Complex) -> dict[str, float]:
+    """Half-period resolution in pixels from two independent reconstructions (H, W) of the same object.
+
+    Where :func:`half_correlation` falls below the half-bit curve and below 0.5.
+    """
+    correlation, pixels = half_correlation(first, second)
     crossings = {"half_bit": first_below(correlation, half_bit(pixels)), "half": first_below(correlation, 0.5)}
-    return {f"resolution_{name}_px": edge / 2 / max(ring, 1e-9) for name, ring in crossings.items()}
+    return {f"resolution_{name}_px": len(correlation) / max(ring, 1e-9) for name, ring in crossings.items()}
 
 
 def _shift(truth: Complex, estimate: Complex) -> npt.NDArray[np.float64]:
