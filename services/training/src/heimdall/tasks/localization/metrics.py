@@ -26,7 +26,9 @@ def standardised_squares(residual: Array, sigma: Array) -> Array:
 
 
 def coverage(squares: Array, share: float) -> float:
-    """Share of truths inside the ellipse that is stated to hold ``share`` of them."""
+    """Share of truths inside the ellipse that is stated to hold ``share`` of them; NaN where an ellipse is none."""
+    if np.isnan(squares).any():
+        return float("nan")
     return float(np.mean(squares < -2 * np.log(1 - share)))
 
 

@@ -152,7 +152,10 @@ class LocalizationTask(Task[LocalizationConfig]):
         return {"features": np.array(data.features[data.split.test[:count]])}
 
     def evaluate(self, predict: Predict, source: str, cache: Path, batch_size: int = 64) -> Evaluation:
-        """Distance errors in metres and coverage on all sessions at ``source``, which must carry their truth."""
+        """Distance errors in metres and coverage on all sessions at ``source``, which must carry their truth.
+
+        Of a model whose answers are not numbers the figures are NaN.
+        """
         from heimdall.tasks.localization.geometry import LocalPlane, geodesic_distance
         from heimdall.tasks.localization.metrics import calibration_figures, distance_figures
 
@@ -170,6 +173,11 @@ class LocalizationTask(Task[LocalizationConfig]):
         import pandas as pd
 
         dataset, outputs = _run(predict, source, cache, batch_size)
+        broken = [name for name, values in outputs.items() if not np.isfinite(values).all()]
+        if broken:
+            raise DataError(
+                f"The model gives {', '.join(broken)} that are not numbers on {source}.", mend="Train the model again."
+            )
         return pd.DataFrame({"session": [session.name for session in dataset.sessions], **outputs})
 
     def bundle(self, module: LightningModule, config: LocalizationConfig, folder: Path) -> Path:
@@ -194,11 +202,6 @@ def _run(predict: Predict, source: str, cache: Path, batch_size: int) -> tuple[D
     features = dataset.features(cache)
     batches = [predict({"features": batch}) for batch in _batches(features, batch_size)]
     outputs = {name: np.concatenate([np.asarray(batch[name]).ravel() for batch in batches]) for name in batches[0]}
-    broken = [name for name, values in outputs.items() if not np.isfinite(values).all()]
-    if broken:
-        raise DataError(
-            f"The model gives {', '.join(broken)} that are not numbers on {source}.", mend="Train the model again."
-        )
     return dataset, outputs
 
 
