@@ -14,7 +14,7 @@ import torch
 from heimdall.errors import DataError
 from heimdall.tasks.base import FitResult, find_task
 from heimdall.tasks.ptychography import physics
-from heimdall.tasks.ptychography.config import PtychographyConfig
+from heimdall.tasks.ptychography.config import PtychographyConfig, SimulationOptions
 from heimdall.tasks.ptychography.datamodule import GroupDataset, PtychographyData
 from heimdall.tasks.ptychography.evaluate import compare, truth_box
 from heimdall.tasks.ptychography.grouping import group_patterns
@@ -22,7 +22,8 @@ from heimdall.tasks.ptychography.module import Groups, PtychographyModule, new_m
 from heimdall.tasks.ptychography.network import estimate
 from heimdall.tasks.ptychography.reconstruct import reconstruct, refined
 from heimdall.tasks.ptychography.refine import refine, scan_misfit
-from heimdall.tasks.ptychography.scan import Scan
+from heimdall.tasks.ptychography.scan import Scan, write_scan
+from heimdall.tasks.ptychography.simulate import simulate
 from heimdall.tasks.ptychography.task import PtychographyTask
 
 TASK = PtychographyTask()
@@ -182,6 +183,18 @@ def test_served_network_gives_the_patches_of_the_trained_one(fitted: Any, fitted
     np.testing.assert_allclose(served * scale, direct, atol=1e-3)
 
 
+@pytest.mark.parametrize(("size", "gridsize"), [(128, 1), (128, 2), (256, 1)])
+def test_larger_patterns_are_trained_on_reconstructed_and_refined(tmp_path: Path, size: int, gridsize: int) -> None:
+    larger = simulate(SimulationOptions.model_validate({"patterns": 16, "size": size, "photons": 1e6, "seed": 4}))
+    path = write_scan(tmp_path / "scan.npz", larger)
+    options = {"n_images": 4, "batch_size": 2, "overlap": 2, "gridsize": gridsize, "width": 4}
+    module, data, trainer = trained(config_for(path, path, **options))
+    assert np.isfinite(float(trainer.callback_metrics["poisson_val_loss"]))
+    assert data.canvas > size
+    start = reconstruct(module, larger)
+    assert refined(larger, start, 4).misfit.mean() < start.misfit.mean() < 0.1
+
+
 def test_training_twice_gives_the_same_weights(scan_file: Path, other_file: Path) -> None:
     config = config_for(scan_file, other_file, n_images=16)
     first, second = trained(config)[0], trained(config)[0]
@@ -240,8 +253,6 @@ def test_without_a_test_file_a_region_is_kept_and_said(scan_file: Path) -> None:
 
 
 def test_amplitudes_that_are_no_counts_get_assumed_photons_and_say_so(scan: Scan, tmp_path: Path) -> None:
-    from heimdall.tasks.ptychography.scan import write_scan
-
     path = write_scan(tmp_path / "scan.npz", replace(scan, patterns=scan.patterns / 31.7))
     data = PtychographyData(PtychographyConfig(train_data_file=path))
     assert any("photons a pattern are assumed" in note for note in data.notes)
@@ -250,8 +261,6 @@ def test_amplitudes_that_are_no_counts_get_assumed_photons_and_say_so(scan: Scan
 
 
 def test_scan_too_small_to_split_is_refused(scan: Scan, tmp_path: Path) -> None:
-    from heimdall.tasks.ptychography.scan import write_scan
-
     path = write_scan(tmp_path / "scan.npz", scan.select(np.arange(6)))
     with pytest.raises(DataError, match="too small"):
         PtychographyData(PtychographyConfig(train_data_file=path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from heimdall.tasks.ptychography.scan import Scan
 from heimdall.tasks.ptychography.stitch import ObjectImage, Stitcher
 
 MOMENTUM = (0.9, 0.99)  # Adam's
+WARM = 20  # steps until the rates are full: Adam's first steps are as long as its rate, whatever the gradient
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +110,8 @@ def refine(
     """``sweeps`` of mini-batch Adam on Σ(|F| - X)² over object and probe at once, from ``start`` or a flat object.
 
     ``probe`` (m, N, N) with Σ|P|² = (N/2)². The gradients are written out (Wirtinger): they cost one inverse FFT a
-    pattern, as much as one step of any iterative method. Rates fall along a cosine. ``probe_rate=0`` keeps the probe.
+    pattern, as much as one step of any iterative method. Rates rise over the first steps, lest a good start be spoilt,
+    and fall along a cosine. ``probe_rate=0`` keeps the probe.
     """
     problem = _Problem(scan, probe.device)
     random = torch.Generator().manual_seed(seed)
@@ -119,7 +122,7 @@ def refine(
     for _ in range(sweeps):
         wrong, energy = torch.zeros((), device=probe.device), torch.zeros((), device=probe.device)
         for batch in torch.split(torch.randperm(len(scan), generator=random), batch_size):
-            factor = 0.5 * (1 + float(np.cos(np.pi * steps / total)))
+            factor = min(1.0, (steps + 1) / WARM) * 0.5 * (1 + math.cos(math.pi * steps / total))
             measured = problem.measured[batch]
             wrong += _descend(problem, *adam, batch, measured, factor)
             energy += measured.square().sum()
