@@ -6,9 +6,11 @@ import sys
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 from torch import nn
 
-from heimdall.training.kernels import fuse
+from heimdall.training.config import RunConfig
+from heimdall.training.kernels import fuse, lay_out
 
 STEPS = """
 import resource, sys, torch
@@ -61,3 +63,19 @@ def pages_asked_for(how: str) -> int:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_memory_that_a_step_frees_serves_the_next_one() -> None:
     assert pages_asked_for("keep") < pages_asked_for("as it is") / 100
+
+
+class Complex(LightningModule):
+    """A convolution, and a parameter whose four dimensions are others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(2, 4, 3)
+        self.probe = nn.Parameter(torch.zeros(3, 8, 8, 2))
+
+
+def test_only_weights_of_convolutions_are_laid_out_channels_last() -> None:
+    module = Complex()
+    lay_out(module, RunConfig(channels_last=True))
+    assert module.convolution.weight.is_contiguous(memory_format=torch.channels_last)
+    torch.view_as_complex(module.probe)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
 from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 
 from heimdall.training.config import RunConfig
@@ -31,7 +32,9 @@ def keep_memory() -> None:
 def lay_out(module: LightningModule, run: RunConfig) -> None:
     """Order of memory and compilation, as ``run`` says."""
     if run.channels_last:
-        module.to(memory_format=torch.channels_last)
+        for part in module.modules():
+            if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):  # no other tensor of four dimensions has channels
+                part.to(memory_format=torch.channels_last)
     if run.compile:
         for child in module.children():
             if any(True for _ in child.parameters()):
