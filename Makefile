@@ -44,6 +44,10 @@ test: lint  ## lint, then all tests with a real PostgreSQL and a real S3 server
 bench: $(INSTALLED)  ## All measurements, as ratios side by side
 	HEIMDALL_BENCH=full $(BIN)/pytest -m benchmark tests/benchmarks -s --timeout 900 $(ARGS)
 
+.PHONY: bench-short
+bench-short: $(INSTALLED)  ## Each measurement once and small: shows that it works, not how fast
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m benchmark tests/benchmarks -q --timeout 300 $(ARGS)
+
 .PHONY: docs
 docs: $(INSTALLED)  ## Write the configuration reference from the declarations
 	$(BIN)/python -m heimdall.training.reference

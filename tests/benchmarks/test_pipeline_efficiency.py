@@ -11,6 +11,7 @@ import inspect
 import io
 import itertools
 import os
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -32,10 +33,10 @@ from heimdall.training.kernels import fuse, keep_memory
 from heimdall.training.pipeline import TrainingPipeline
 
 WARM_UP_STEPS = 3
-BARE = "bare loop, batches in memory"
+LOOPS = {"bare": "bare loop, batches in memory", "heimdall": "heimdall", "lightning": "Lightning and MLFlowLogger"}
 TASKS: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {  # full, short
     "localization": (
-        {"backbone": "COMPACT", "batch_size": 64, "epochs": 10, "sample_sessions": 1500},
+        {"backbone": "COMPACT", "batch_size": 64, "epochs": 12, "sample_sessions": 1500},
         {"backbone": "COMPACT", "batch_size": 16, "epochs": 2, "sample_sessions": 120},
     ),
     "ptychography": (
@@ -45,28 +46,58 @@ TASKS: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {  # full, short
 }
 
 
-class Stopwatch(Callback):
-    """Seconds a training step, from after the first few on, validation left out."""
+class Clock:
+    """Seconds on the wall, and seconds that the training thread worked, from after the first few steps on."""
 
     def __init__(self) -> None:
-        self.steps, self._start, self._last, self._paused, self._pause = 0, 0.0, 0.0, 0.0, 0.0
+        self.steps = 0
+        self._now = self._start = self._left_out = (0.0, 0.0)
 
-    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
+    @staticmethod
+    def read() -> tuple[float, float]:
+        return time.perf_counter(), time.thread_time()
+
+    def step(self) -> None:
+        """A step is done."""
         self.steps += 1
-        self._last = time.perf_counter() - self._paused
+        wall, thread = self.read()
+        self._now = wall - self._left_out[0], thread - self._left_out[1]
         if self.steps == WARM_UP_STEPS:
-            self._start = self._last
+            self._start = self._now
 
-    def on_validation_start(self, *_: Any) -> None:
-        self._pause = time.perf_counter()
-
-    def on_validation_end(self, *_: Any) -> None:
-        self._paused += time.perf_counter() - self._pause
+    def without(self, work: Callable[[], Any]) -> Any:
+        """Do ``work`` while the clock stands."""
+        before = self.read()
+        done = work()
+        after = self.read()
+        self._left_out = tuple(x + n - b for x, n, b in zip(self._left_out, after, before, strict=True))  # type: ignore[assignment]
+        return done
 
     @property
-    def rate(self) -> float:
-        """Steps a second."""
-        return (self.steps - WARM_UP_STEPS) / (self._last - self._start)
+    def wall(self) -> float:
+        """Seconds a step."""
+        return (self._now[0] - self._start[0]) / (self.steps - WARM_UP_STEPS)
+
+    @property
+    def thread(self) -> float:
+        """Seconds of the training thread a step."""
+        return (self._now[1] - self._start[1]) / (self.steps - WARM_UP_STEPS)
+
+
+class Stopwatch(Callback):
+    """Times every step that a trainer makes; validation, all that it brings with it, is left out."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        del pl_module
+        loop: Any = trainer.fit_loop.epoch_loop.val_loop
+        validate = loop.run
+        loop.run = lambda: self.clock.without(validate)
+
+    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
+        self.clock.step()
 
 
 class Training:
@@ -79,6 +110,11 @@ class Training:
         data = self.task.datamodule(self.config)
         self.batches = list(data.train_dataloader())
         self.count = itertools.count()
+        self.thread: dict[str, list[float]] = {}
+
+    def _rate(self, loop: str, clock: Clock) -> float:
+        self.thread.setdefault(loop, []).append(clock.thread)
+        return 1 / clock.wall
 
     def _fresh(self) -> tuple[LightningModule, LightningDataModule]:
         data = self.task.datamodule(self.config)
@@ -95,20 +131,20 @@ class Training:
         optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
         module.optimizers = lambda **_: optimizer  # type: ignore[method-assign]
         module.train()
+        keep_memory()  # of the process, not of a loop: all three have it
         for group in optimizer.param_groups:
             fuse(group, optimizer.state)
         takes = len(inspect.signature(module.training_step).parameters)
-        start = 0.0
+        clock = Clock()
         for number in range(total):
-            if number == WARM_UP_STEPS:
-                start = time.perf_counter()
             optimizer.zero_grad()
             loss: Any = module.training_step(*(self.batches[number % len(self.batches)], number)[:takes])
             loss.backward()
             module.configure_gradient_clipping(optimizer)
             optimizer.step()
             schedule.step()
-        return (total - WARM_UP_STEPS) / (time.perf_counter() - start)
+            clock.step()
+        return self._rate("bare", clock)
 
     def pipeline(self) -> float:
         """``heimdall train`` up to the end of training."""
@@ -120,7 +156,7 @@ class Training:
         pipeline = TrainingPipeline(_timed(self.task, watch), self.config, run, Settings(heimdall_home=home))
         pipeline.console = Console(file=io.StringIO(), force_terminal=True, width=100)
         pipeline.run()
-        return watch.rate
+        return self._rate("heimdall", watch.clock)
 
     def lightning(self) -> float:
         """Lightning as its documentation has it, with MLFlowLogger on the same kind of store."""
@@ -139,7 +175,7 @@ class Training:
             callbacks=[watch, ModelCheckpoint(home, save_last=True, save_top_k=3, monitor=self.task.monitor.metric)],
         )
         trainer.fit(module, datamodule=data)
-        return watch.rate
+        return self._rate("lightning", watch.clock)
 
 
 def clip(optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, *_: Any, **__: Any) -> None:
@@ -178,22 +214,18 @@ def test_the_pipeline_trains_at_the_speed_of_a_bare_loop(
     options = TASKS[name][0 if full_bench else 1]
     training = Training(name, options, tmp_path)
     found = median_ratios(
-        {
-            "bare loop, batches in memory": training.bare,
-            "heimdall": training.pipeline,
-            "Lightning and MLFlowLogger": training.lightning,
-        },
-        base="bare loop, batches in memory",
+        {"bare": training.bare, "heimdall": training.pipeline, "lightning": training.lightning},
+        base="bare",
         rounds=3 if full_bench else 1,
     )
-    step = 1e3 / found[BARE][0]
     said = ", ".join(f"{key} {value}" for key, value in options.items())
     table = bench_table(
         f"Pipeline efficiency: {name}",
-        ["training loop", "steps/s", "ratio"],
-        f"{said}; a bare step takes {step:.0f} ms on {one_core_for_torch} core(s). Metrics of every step go to SQLite; "
-        " all loading, logging, checkpoints and the progress bar are in, validation is not.",
+        ["training loop", "steps/s", "ratio", "thread, ms a step"],
+        f"{said}; {len(training.batches)} steps an epoch, torch has {one_core_for_torch} core(s) in each loop. Metrics "
+        "of every step go to SQLite; all loading, logging, checkpoints and the progress bar are in, validation is not. "
+        "The last column is what the training thread itself worked: other work on the machine changes it least.",
     )
-    for workload, (rate, ratio) in found.items():
-        table.row(workload, rate, ratio)
-    assert all(rate > 0 for rate, _ in found.values())
+    for loop, (rate, ratio) in found.items():
+        table.row(LOOPS[loop], rate, ratio, 1e3 * statistics.median(training.thread[loop]))
+        assert rate > 0

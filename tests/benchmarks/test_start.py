@@ -17,14 +17,8 @@ LIBRARIES = "import torch, lightning.pytorch"
 FIRST_STEP = """
 import os, sys
 from heimdall.commands import train  # what the command line imports before it knows what to do
-import lightning.pytorch.trainer.call as call
-ask = call._call_callback_hooks
-def first(trainer, name, *arguments, **how):
-    if name == "on_train_batch_end":
-        os._exit(0)
-    return ask(trainer, name, *arguments, **how)
-import lightning.pytorch.loops.training_epoch_loop as loop
-loop.call._call_callback_hooks = first
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+_TrainingEpochLoop.on_advance_end = lambda *_: os._exit(0)
 from heimdall.cli import main
 main(sys.argv[1:])
 """

@@ -62,7 +62,7 @@ def pages_asked_for(how: str) -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_memory_that_a_step_frees_serves_the_next_one() -> None:
-    assert pages_asked_for("keep") < pages_asked_for("as it is") / 100
+    assert pages_asked_for("keep") < pages_asked_for("as it is") / 2
 
 
 class Complex(LightningModule):

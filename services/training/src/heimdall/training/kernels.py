@@ -34,7 +34,7 @@ def lay_out(module: LightningModule, run: RunConfig) -> None:
     if run.channels_last:
         for part in module.modules():
             if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):  # no other tensor of four dimensions has channels
-                part.to(memory_format=torch.channels_last)
+                part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if run.compile:
         for child in module.children():
             if any(True for _ in child.parameters()):

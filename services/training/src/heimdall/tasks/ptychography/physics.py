@@ -76,14 +76,16 @@ def cut(canvas: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Windows (B, C, N, N) of canvases (B, S, S), complex or real."""
     if canvas.is_complex():
         return torch.complex(cut(canvas.real, rows, columns), cut(canvas.imag, rows, columns))
-    return rows @ canvas.unsqueeze(1) @ columns.mT
+    with torch.autocast(canvas.device.type, enabled=False):  # a selection must not round what it selects
+        return rows @ canvas.unsqueeze(1) @ columns.mT
 
 
 def place(patches: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Sum (B, S, S) of patches (B, C, N, N) put where :func:`cut` takes them from: its transpose, so signs agree."""
     if patches.is_complex():
         return torch.complex(place(patches.real, rows, columns), place(patches.imag, rows, columns))
-    return (rows.mT @ patches @ columns).sum(1)
+    with torch.autocast(patches.device.type, enabled=False):
+        return (rows.mT @ patches @ columns).sum(1)
 
 
 def merge(patches: Tensor, weights: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
