@@ -42,9 +42,9 @@ def check(content: Any, kind: str) -> None:
 
 def options_of(words: list[str]) -> dict[str, str]:
     """What ``heimdall train …`` understands of ``words``."""
-    from heimdall.commands.train import train_command
+    from heimdall.commands.train import command as train
 
-    command = train_command("localization")
+    command = train.get_command(click.Context(train), "localization")
     context = click.Context(command, token_normalize_func=lambda token: token.replace("_", "-"))
     found, _, _ = command.make_parser(context).parse_args(list(words))
     return {name: str(value) for name, value in found.items()}
