@@ -27,6 +27,9 @@ def fetch_run(run: str, path: Path, settings: Settings) -> RunFolder | None:
     """
     from heimdall.tracking.queries import RunQueries, reported
 
+    file = settings.tracking_uri.removeprefix("sqlite:///").split("?")[0]
+    if settings.tracking_uri.startswith("sqlite:///") and not Path(file).exists():
+        return None  # asked, MLflow would make it
     queries = RunQueries(settings)
     try:
         info = queries.get_run_info(run)
