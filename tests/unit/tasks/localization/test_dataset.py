@@ -13,10 +13,11 @@ import pytest
 
 from heimdall.errors import DataError
 from heimdall.tasks.localization.config import LocalizationConfig
-from heimdall.tasks.localization.datamodule import EpochSampler, LocalizationData, split_sessions
+from heimdall.tasks.localization.datamodule import LocalizationData, split_sessions
 from heimdall.tasks.localization.dataset import open_dataset
 from heimdall.tasks.localization.recordings import read_metadata, read_samples, write_recording
 from heimdall.tasks.localization.task import LocalizationTask
+from heimdall.tasks.sampling import EpochSampler
 
 VICTIM = "session-00003"
 

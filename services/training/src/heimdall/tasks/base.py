@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from heimdall.errors import UsageError
+from heimdall.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,6 +84,7 @@ class Evaluation:
 
 
 ConfigT = TypeVar("ConfigT", bound=TaskConfig)
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 class Task(ABC, Generic[ConfigT]):
@@ -167,6 +168,18 @@ class Task(ABC, Generic[ConfigT]):
     def bundle(self, module: LightningModule, config: ConfigT, folder: Path) -> Path:
         """Write the final model bundle (safetensors and JSON, no pickle) into ``folder`` and return its path."""
         raise NotImplementedError
+
+
+def checked_options(model: type[ModelT], options: Mapping[str, Any]) -> ModelT:
+    """``options`` of a simulation as ``model``. Raises :class:`~heimdall.errors.ConfigError` for a wrong one."""
+    try:
+        return model.model_validate(dict(options))
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        raise ConfigError(
+            f"Simulation option {'.'.join(map(str, first['loc']))}: {first['msg']}.",
+            mend=f"Options: {', '.join(model.model_fields)}.",
+        ) from None
 
 
 def task_names() -> list[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import lightning
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.core import module as lightning_module
@@ -18,6 +19,8 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultMetric
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+
+KNOWN = "2.6."
 
 _move = _ResultMetric.to
 _log = LightningModule.log
@@ -139,7 +142,9 @@ class _Within:
 
 
 def spare_overhead() -> None:
-    """Use the shortcuts from now on, in this process."""
+    """Use the shortcuts from now on, in this process; none with a Lightning whose inside they do not know."""
+    if not lightning.__version__.startswith(KNOWN):
+        return
     _ResultMetric.to = _move_where_needed  # type: ignore[method-assign]
     LightningModule.log = _log_again  # type: ignore[method-assign]
     call._call_callback_hooks = _call_existing_hooks

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from heimdall.errors import DataError
@@ -21,6 +21,7 @@ from heimdall.tasks.localization.config import LocalizationConfig
 from heimdall.tasks.localization.dataset import Dataset, Features, open_dataset
 from heimdall.tasks.localization.geometry import Array, LocalPlane
 from heimdall.tasks.localization.scene import network_plane
+from heimdall.tasks.sampling import EpochSampler
 
 Batch = tuple[Tensor, Tensor]
 Indices = npt.NDArray[np.int64]
@@ -68,23 +69,6 @@ class SessionTable(TorchDataset[Batch]):
         return torch.from_numpy(self.features[rows]), torch.from_numpy(self.positions[rows])
 
 
-class EpochSampler(Sampler[int]):
-    """A random order that follows from the seed and the epoch alone; Lightning calls :meth:`set_epoch`."""
-
-    def __init__(self, count: int, seed: int) -> None:
-        self.count, self.seed, self.epoch = count, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order comes next."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(np.random.default_rng([self.seed, 12, self.epoch]).permutation(self.count).tolist())
-
-
 def _as_is(batch: Any) -> Batch:
     whole: Batch = batch  # __getitems__ has put it together
     return whole
@@ -129,7 +113,7 @@ class LocalizationData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Training sessions, in an order of its own each epoch."""
-        return self._loader(self.split.train, EpochSampler(len(self.split.train), self.config.seed))
+        return self._loader(self.split.train, EpochSampler(len(self.split.train), self.config.seed, 12))
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Validation sessions, in the order of their names."""

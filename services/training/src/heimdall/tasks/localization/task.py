@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from pydantic import ValidationError
 
-from heimdall.errors import ConfigError, DataError
+from heimdall.errors import DataError
 from heimdall.logs import get, progress
-from heimdall.tasks.base import Arrays, Evaluation, FitResult, Predict, Report, Task, TaskConfig
+from heimdall.tasks.base import Arrays, Evaluation, FitResult, Predict, Report, Task, TaskConfig, checked_options
 from heimdall.tasks.localization.config import LocalizationConfig, SimulationOptions
 
 if TYPE_CHECKING:
@@ -70,14 +69,7 @@ class LocalizationTask(Task[LocalizationConfig]):
         from heimdall.tasks.localization.scene import Scene
         from heimdall.tasks.localization.simulator import simulate
 
-        try:
-            chosen = SimulationOptions.model_validate(dict(options))
-        except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            raise ConfigError(
-                f"Simulation option {'.'.join(map(str, first['loc']))}: {first['msg']}.",
-                mend=f"Options: {', '.join(SimulationOptions.model_fields)}.",
-            ) from None
+        chosen = checked_options(SimulationOptions, options)
         of_the_set = {"sessions", "first_session", "frequency_mhz"}
         scene = Scene(frequency_hz=chosen.frequency_mhz * 1e6, **chosen.model_dump(exclude=of_the_set))
         started = time.monotonic()

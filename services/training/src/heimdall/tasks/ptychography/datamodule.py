@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,7 @@ from heimdall.tasks.ptychography.config import PtychographyConfig
 from heimdall.tasks.ptychography.grouping import group_patterns
 from heimdall.tasks.ptychography.module import Groups
 from heimdall.tasks.ptychography.scan import Scan, read_scan
+from heimdall.tasks.sampling import EpochSampler
 
 ASSUMED_PHOTONS = 1e5
 
@@ -66,23 +67,6 @@ class GroupDataset(Dataset[Groups]):
         members = self.groups[chosen]
         starts = self.offsets[chosen] + (self.canvas - self.scan.size) // 2
         return self.measured[members], torch.from_numpy(starts), torch.from_numpy(self.remainders[members])
-
-
-class EpochSampler(Sampler[int]):
-    """Every group once, in an order that follows from the seed and the epoch alone."""
-
-    def __init__(self, count: int, seed: int) -> None:
-        self.count, self.seed, self.epoch = count, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Lightning says which epoch begins, after a resume too."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Iterator[int]:
-        yield from np.random.default_rng([self.seed, self.epoch]).permutation(self.count).tolist()
 
 
 def same(batch: Any) -> Any:

@@ -6,10 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import ValidationError
-
 from heimdall.errors import ConfigError, DataError
-from heimdall.tasks.base import Arrays, Evaluation, FitResult, Monitor, Predict, Publish, Report, Task, TaskConfig
+from heimdall.tasks.base import (
+    Arrays,
+    Evaluation,
+    FitResult,
+    Monitor,
+    Predict,
+    Publish,
+    Report,
+    Task,
+    TaskConfig,
+    checked_options,
+)
 from heimdall.tasks.ptychography.config import PtychographyConfig, SimulationOptions
 
 if TYPE_CHECKING:
@@ -56,14 +65,7 @@ class PtychographyTask(Task[PtychographyConfig]):
         from heimdall.tasks.ptychography.scan import write_scan
         from heimdall.tasks.ptychography.simulate import simulate
 
-        try:
-            chosen = SimulationOptions.model_validate(dict(options))
-        except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            raise ConfigError(
-                f"Simulation option {'.'.join(map(str, first['loc']))}: {first['msg']}.",
-                mend=f"Options: {', '.join(SimulationOptions.model_fields)}.",
-            ) from None
+        chosen = checked_options(SimulationOptions, options)
         write_scan(folder / TEST_FILE, simulate(chosen, stream=1))
         write_scan(folder / TRAIN_FILE, simulate(chosen, stream=0))
         return folder
