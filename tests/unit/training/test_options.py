@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from heimdall.errors import ConfigError
 from heimdall.training import options
 from heimdall.training.config import RunConfig
+from heimdall.training.declared import options_of
 
 
 class Shape(StrEnum):
@@ -156,7 +157,7 @@ def test_every_option_has_a_description_and_no_two_share_a_flag() -> None:
     from heimdall.tasks.base import find_task, task_names
 
     for name in task_names():
-        declared = [*options.options_of(RunConfig), *options.options_of(find_task(name).config_model)]
+        declared = [*options_of(RunConfig), *options_of(find_task(name).config_model)]
         flags = [flag for o in declared for flag in (o.flag, *o.aliases, *([o.off_flag] if o.is_switch else []))]
         assert len(flags) == len(set(flags)), name
         assert all(option.info.description for option in declared), name

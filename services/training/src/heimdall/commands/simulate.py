@@ -34,7 +34,8 @@ def simulate_command(name: str) -> click.Command:
     """``heimdall simulate NAME FOLDER``. A task's ``simulation_model`` declares the options."""
     from heimdall.tasks.base import find_task
     from heimdall.training.command import as_click
-    from heimdall.training.options import build, options_of
+    from heimdall.training.declared import options_of
+    from heimdall.training.options import build
 
     task = find_task(name)
     model = getattr(task, "simulation_model", None)

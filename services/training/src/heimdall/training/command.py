@@ -9,7 +9,7 @@ from typing import Any
 import click
 from pydantic import BaseModel
 
-from heimdall.training.options import ENVIRONMENT_PREFIX, Option, options_of
+from heimdall.training.declared import ENVIRONMENT_PREFIX, Option, options_of
 
 WIDEST_METAVAR = 40
 EPILOG = (

@@ -11,7 +11,7 @@ from pydantic import BaseModel, SecretStr
 from heimdall.settings import SECRETS_FROM_FILES, Settings
 from heimdall.tasks.base import find_task, task_names
 from heimdall.training.config import RunConfig
-from heimdall.training.options import Option, options_of
+from heimdall.training.declared import Option, options_of
 
 DEFAULT_FILE = Path("docs/reference/configuration.md")
 
