@@ -23,7 +23,7 @@ from heimdall.tasks.base import Monitor, Task, TaskConfig
 from heimdall.training.checkpoints import Checkpoints
 from heimdall.training.config import RunConfig
 from heimdall.training.folder import RunFolder, plain
-from heimdall.training.kernels import FusedOptimizers, keep_memory, lay_out
+from heimdall.training.kernels import EarlyZeroGrad, FusedOptimizers, keep_memory, lay_out
 from heimdall.training.loading import ResumableLoader, shared
 from heimdall.training.loggers import (
     CsvLogger,
@@ -145,7 +145,8 @@ class Fitting:
 
     def _callbacks(self) -> list[Callback]:
         monitor = chosen_monitor(self.task, self.run)
-        callbacks: list[Callback] = [FusedOptimizers()] if self.run.fused_optimizer else []
+        callbacks: list[Callback] = [EarlyZeroGrad()]
+        callbacks += [FusedOptimizers()] if self.run.fused_optimizer else []
         callbacks += [LearningRates()]
         if self.run.early_stop_patience:
             callbacks.append(
