@@ -18,15 +18,7 @@ from heimdall.tracking.records import FORMAT
 from heimdall.tracking.sinks import MemorySink, TransientError
 from journals import deliver, only, values, write
 
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "hd-test"
-
-
-@pytest.fixture(autouse=True)
-def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("heimdall.tracking.courier.pause_seconds", lambda attempts: 0.001)
+pytestmark = pytest.mark.usefixtures("without_pauses")
 
 
 def test_everything_arrives_and_each_call_is_made_once(folder: Path, tmp_path: Path) -> None:

@@ -11,15 +11,7 @@ from heimdall.tracking.limits import PARAM_CHARACTERS
 from heimdall.tracking.sinks import MANIFEST, MemorySink, PermanentError, TransientError
 from journals import deliver, only, values, write
 
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "hd-test"
-
-
-@pytest.fixture(autouse=True)
-def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("heimdall.tracking.courier.pause_seconds", lambda attempts: 0.001)
+pytestmark = pytest.mark.usefixtures("without_pauses")
 
 
 def test_long_params_go_whole_into_an_artifact(folder: Path) -> None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from pydantic import ValidationError
 
 from heimdall import logs
 from heimdall.errors import ConfigError, ServiceError, UsageError
 from heimdall.settings import Settings
-from heimdall.training.folder import RECORD, RunFolder, RunRecord, read_record
+from heimdall.training.folder import RECORD, RunFolder, read_record
 
 CHECKPOINTS = "checkpoints"
 
@@ -49,19 +47,15 @@ def fetch_run(run: str, path: Path, settings: Settings) -> RunFolder | None:
                 mend="Train with --publish-checkpoints all, or give the run's output folder.",
             )
         with tempfile.TemporaryDirectory(dir=path) as scratch:
-            stored = _options(Path(client.download_artifacts(info.run_id, RECORD, scratch)))
+            client.download_artifacts(info.run_id, RECORD, scratch)
+            stored = read_record(Path(scratch))
+        if stored is None:
+            raise ConfigError(f"The {RECORD} among the artifacts of {run} cannot be read.")
         _fetch_checkpoints(client, info.run_id, kept, path)
         folder = RunFolder(path, stored.model_copy(update={"run_id": info.run_id, "run_key": "", "status": "stopped"}))
         # written last: without it the folder is no run yet, and is fetched again
         folder.update(logged=_last_steps(client, info.run_id, info.metrics))
     return folder
-
-
-def _options(file: Path) -> RunRecord:
-    try:
-        return RunRecord.model_validate(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, ValidationError) as error:
-        raise ConfigError(f"The {RECORD} among the run's artifacts cannot be read: {error}") from error
 
 
 def _fetch_checkpoints(client: Any, run_id: str, kept: set[str], path: Path) -> None:

@@ -34,7 +34,8 @@ def find_run(config: RunConfig, task: str, settings: Settings) -> RunFolder | No
     for run in _runs(config, task):
         if config.resume in {run.record.run_id, run.record.run_key}:
             return _checked(run, task)
-    fetched = fetch_run(config.resume, config.output_dir or outputs_root(task).absolute() / config.resume, settings)
+    path = config.output_folder(task) if config.output_dir else outputs_root(task).absolute() / config.resume
+    fetched = fetch_run(config.resume, path, settings)
     if fetched is not None:
         return _checked(fetched, task)
     raise ConfigError(f"There is no run {config.resume!r} here.", mend="Give its output folder, its run id, or auto.")
