@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,10 @@ from typing import Any
 import pytest
 
 from heimdall.settings import Settings
+from heimdall.tracking.courier import NICENESS
 from heimdall.tracking.cursor import Cursor
 from heimdall.tracking.journal import JournalWriter
+from heimdall.tracking.locks import holder
 from heimdall.tracking.tracker import MLflowTracker
 
 HEIMDALL = Path(sys.executable).with_name("heimdall")
@@ -137,3 +141,21 @@ def test_no_secret_is_written_anywhere(
         assert secret.encode() not in written
         assert secret.encode() not in told
     assert tmp_path in settings.home.parents
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel about another process")
+def test_the_courier_lets_training_have_the_cores_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nobody answers: it has to stay
+    monkeypatch.setenv("HEIMDALL_START_WAIT_SECONDS", "0")
+    monkeypatch.setenv("HEIMDALL_END_WAIT_SECONDS", "0")
+    monkeypatch.setenv("HEIMDALL_COURIER_LINGER_SECONDS", "0")
+    with MLflowTracker(Settings()) as tracker:
+        lock = Settings().journal_dir / tracker.run_key / "courier.lock"
+        deadline = time.monotonic() + 60
+        while not (courier := holder(lock)):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        assert os.getpriority(os.PRIO_PROCESS, courier) == min(19, own + NICENESS)
+        group = Path(f"/proc/{courier}/autogroup")
+        assert not group.exists() or group.read_text().split()[-1] == str(NICENESS)

@@ -9,6 +9,7 @@ Settings and secrets come through the environment, never through arguments.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import subprocess
@@ -27,6 +28,7 @@ POLL_SECONDS = 0.1
 SYNC_TO_DISK_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 10.0
 FIRST_PAUSE_SECONDS = 0.25
+NICENESS = 10
 
 
 def pause_seconds(attempts: int) -> float:
@@ -202,12 +204,21 @@ def _sweep(root: Path, settings: Settings) -> None:
         lock.release()
 
 
+def _give_way() -> None:
+    """Let training have the cores first. Delivery goes on where all are busy: it still gets about a tenth of one."""
+    os.nice(NICENESS)
+    with contextlib.suppress(
+        OSError
+    ):  # Linux weighs whole sessions where it groups by them, and this is one of its own
+        Path("/proc/self/autogroup").write_text(str(NICENESS), encoding="ascii")
+
+
 def main(arguments: list[str]) -> None:
     """Detach, then deliver."""
     if os.fork():
         os._exit(0)  # the trainer's child is gone at once: nothing for it to wait for or to reap
     os.setsid()  # Ctrl-C in the trainer's terminal is not for us
-    os.nice(5)
+    _give_way()
     from heimdall import logs
     from heimdall.settings import Settings
 
