@@ -1,4 +1,4 @@
-"""Batches in an order that follows from the seed alone, from where training stands, read ahead of it.
+"""Batches in an order that follows from the seed alone, from where training stands.
 
 With several processes each takes its share, so that together they see what one would see.
 """
@@ -6,15 +6,15 @@ With several processes each takes its share, so that together they see what one 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_leaves
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, Sampler, SequentialSampler
+from torch.utils.data._utils.fetch import _MapDatasetFetcher
+from torch.utils.data._utils.pin_memory import pin_memory
 
-MOST_AHEAD, AHEAD_BYTES = 4, 64 * 2**20
+from heimdall.training.ahead import ReadAhead
+
 MIX = 0x9E3779B97F4A7C15  # keeps the streams of neighbouring seeds and epochs apart
 
 
@@ -85,24 +85,24 @@ class ResumableLoader:
     ) -> None:
         self._position, self._before_batch = position, before_batch
         self._skipping: SkippingBatches | None = None
+        self._ahead: ReadAhead | None = None
         self._loader = loader
         if type(loader) is DataLoader and not isinstance(loader.dataset, IterableDataset) and loader.batch_sampler:
             self._skipping = SkippingBatches(_seeded(loader, seed, rank, world))
             self._loader = _rebuilt(loader, self._skipping)
+            if not loader.num_workers and _may_be_read_ahead(loader.dataset, self._skipping.batches):
+                self._ahead = ReadAhead(self._read)
 
     def __len__(self) -> int:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Any]:
         epoch, done = self._position()
-        for part in self._parts():
-            if callable(set_epoch := getattr(part, "set_epoch", None)):
-                set_epoch(epoch)
-        if self._skipping is not None:
-            self._skipping.skip = done
-        batches = iter(self._loader)
-        if self._skipping is not None and not self._loader.num_workers and _draws_nothing(self._loader.dataset):
-            batches = read_ahead(batches)
+        if self._ahead is not None:
+            batches = self._ahead.batches(epoch, done)
+        else:
+            self._set(epoch, done)
+            batches = iter(self._loader)
         if self._skipping is None:
             # a loader of another kind: its first batches are fetched and dropped
             for _ in range(done):
@@ -115,40 +115,38 @@ class ResumableLoader:
                 return
             yield batch
 
+    def close(self) -> None:
+        """Read no more."""
+        if self._ahead is not None:
+            self._ahead.close()
+
+    def _set(self, epoch: int, done: int) -> None:
+        for part in self._parts():
+            if callable(set_epoch := getattr(part, "set_epoch", None)):
+                set_epoch(epoch)
+        if self._skipping is not None:
+            self._skipping.skip = done
+
+    def _read(self, epoch: int, done: int) -> Iterator[Any]:
+        # not by iterating over the loader, which draws a random number to begin with
+        self._set(epoch, done)
+        fetcher: Any = _MapDatasetFetcher(self._loader.dataset, True, self._loader.collate_fn, False)
+        pins = self._loader.pin_memory and torch.accelerator.is_available()
+        for indices in self._skipping or ():
+            batch = fetcher.fetch(indices)
+            yield pin_memory(batch) if pins else batch  # type: ignore[no-untyped-call]
+
     def _parts(self) -> list[Any]:
         batches = self._skipping.batches if self._skipping else getattr(self._loader, "batch_sampler", None)
         dataset = getattr(self._loader, "dataset", None)
         return [self._loader, dataset, batches, getattr(batches, "sampler", getattr(self._loader, "sampler", None))]
 
 
-def _draws_nothing(dataset: Any) -> bool:
-    # a data set may say that reading it draws no random numbers: then it does not matter when it is read
-    return bool(getattr(dataset, "draws_nothing", False))
-
-
-def read_ahead(batches: Iterator[Any]) -> Iterator[Any]:
-    """The same batches, the next few read in a thread while training is busy with those before.
-
-    Waking a thread costs what a small batch does, so it is asked for several at a time: one, two, then four, as long
-    as they fit into :data:`AHEAD_BYTES`.
-    """
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader") as pool:
-        count = 1
-        following = pool.submit(_next_few, batches, count)
-        while few := following.result():
-            count = min(2 * count, MOST_AHEAD, max(1, AHEAD_BYTES // max(1, _bytes(few[0]))))
-            following = pool.submit(_next_few, batches, count)
-            few.reverse()
-            while few:
-                yield few.pop()  # nothing here holds on to a batch that training is done with
-
-
-def _next_few(batches: Iterator[Any], count: int) -> list[Any]:
-    return list(islice(batches, count))
-
-
-def _bytes(batch: Any) -> int:
-    return sum(leaf.nbytes for leaf in tree_leaves(batch) if isinstance(leaf, torch.Tensor))
+def _may_be_read_ahead(dataset: Any, batches: Any) -> bool:
+    # A data set may say that reading it draws no random numbers, and an order that is told the epoch follows from it:
+    # then it does not matter when they are asked.
+    sampler = getattr(batches, "sampler", None)
+    return bool(getattr(dataset, "draws_nothing", False)) and hasattr(sampler, "set_epoch")
 
 
 class _EveryNth(Sampler[int]):
