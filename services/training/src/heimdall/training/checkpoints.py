@@ -166,20 +166,24 @@ class Checkpoints(Checkpoint):
                 evicted = dropped[0][1] if dropped else ""
         for logger in trainer.loggers:
             logger.save()
-        if trainer.is_global_zero:
-            self.writer.then(self._keep_previous)
-        trainer.save_checkpoint(target)
-        if trainer.is_global_zero:
-            if target != self.last:
-                self.writer.then(lambda: link(target, self.last))
-            if evicted:
-                self.writer.remove_checkpoint(self.folder / evicted)
-            if self.written is not None:
-                written = self.written
-                self.writer.then(lambda: written(target))
+        with self.writer.together():
+            if trainer.is_global_zero:
+                self.writer.then(self._keep_previous)
+            trainer.save_checkpoint(target)
+            if trainer.is_global_zero:
+                self._settle(target, evicted)
         self._saved_at = (trainer.global_step, trainer.fit_loop.epoch_loop.batch_progress.total.ready)
         self._saved_time = time.monotonic()
         self._answer_is_old = trainer.world_size > 1
+
+    def _settle(self, target: Path, evicted: str) -> None:
+        if target != self.last:
+            self.writer.then(lambda: link(target, self.last))
+        if evicted:
+            self.writer.remove_checkpoint(self.folder / evicted)
+        if self.written is not None:
+            written = self.written
+            self.writer.then(lambda: written(target))
 
     def _reserve(self, trainer: Trainer) -> None:
         """After the first step all that a checkpoint holds has its size: have the memory for it ready."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ class CheckpointWriter(CheckpointIO):
     def __init__(self) -> None:
         self._pool: ThreadPoolExecutor | None = None
         self._jobs: list[Future[Any]] = []
+        self._held: list[Callable[[], Any]] | None = None
         self._memory = SnapshotMemory()
 
     def reserve(self, value: Any) -> None:
@@ -48,6 +49,9 @@ class CheckpointWriter(CheckpointIO):
 
     def then(self, job: Callable[[], Any]) -> None:
         """Run ``job`` after everything queued so far, unless something queued before failed."""
+        if self._held is not None:
+            self._held.append(job)
+            return
         self._pool = self._pool or ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         before = self._jobs[-1] if self._jobs else None
 
@@ -56,6 +60,20 @@ class CheckpointWriter(CheckpointIO):
                 job()
 
         self._jobs.append(self._pool.submit(run))
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Queue as one what is queued inside: while the thread works it takes turns with training in running Python,
+
+        so it had better not wake for a rename while the state is still being collected.
+        """
+        held: list[Callable[[], Any]] = []
+        self._held = held
+        try:
+            yield
+        finally:
+            self._held = None
+        self.then(lambda: [job() for job in held])
 
     def drain(self) -> None:
         """Wait for all jobs.
