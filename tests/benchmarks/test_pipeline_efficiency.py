@@ -24,9 +24,7 @@ import torch
 from bench import Table, median_ratios
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.core import module as lightning_module
 from lightning.pytorch.loggers import MLFlowLogger
-from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultMetric
 from rich.console import Console
 
@@ -216,10 +214,6 @@ def spare_nothing() -> None:
     """Lightning as it comes: our pipeline has put its shortcuts into the process."""
     _ResultMetric.to = overhead._move  # type: ignore[method-assign]
     LightningModule.log = overhead._log  # type: ignore[method-assign]
-    call._call_callback_hooks = overhead._call_hooks
-    call._call_lightning_module_hook = overhead._call_hook_of_module
-    call._call_strategy_hook = overhead._call_hook_of_strategy
-    lightning_module.is_param_in_hook_signature = overhead.is_param_in_hook_signature  # type: ignore[attr-defined]
 
 
 def clip(optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, *_: Any, **__: Any) -> None:

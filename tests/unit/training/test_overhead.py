@@ -6,13 +6,13 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.connectors.logger_connector.result import _Metadata, _ResultMetric
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader, TensorDataset
 
 from heimdall.training import overhead
 from heimdall.training.overhead import spare_overhead
+from heimdall.training.steps import step_directly
 
 
 class Points(Logger):
@@ -73,7 +73,7 @@ class Module(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.05)
 
 
-def train(module: Module) -> tuple[Any, Any]:
+def train(module: Module, *, directly: bool = False) -> tuple[Any, Any]:
     torch.manual_seed(5)
     data = TensorDataset(torch.randn(22, 3), torch.randn(22, 1))
     points, watcher = Points(), Watcher()
@@ -87,6 +87,8 @@ def train(module: Module) -> tuple[Any, Any]:
         enable_checkpointing=False,
         enable_model_summary=False,
     )
+    if directly:
+        step_directly(trainer)
     trainer.fit(module, DataLoader(data, 4), DataLoader(data, 8))
     return points.points, watcher.seen
 
@@ -96,9 +98,6 @@ def without_shortcuts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lightning as it is, whatever another test did before."""
     monkeypatch.setattr(LightningModule, "log", overhead._log)
     monkeypatch.setattr(_ResultMetric, "to", overhead._move)
-    monkeypatch.setattr(call, "_call_callback_hooks", overhead._call_hooks)
-    monkeypatch.setattr(call, "_call_lightning_module_hook", overhead._call_hook_of_module)
-    monkeypatch.setattr(call, "_call_strategy_hook", overhead._call_hook_of_strategy)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -106,6 +105,7 @@ def test_every_figure_is_what_it_is_without_the_shortcuts(without_shortcuts: Non
     points, seen = train(Module())
     spare_overhead()
     assert train(Module()) == (points, seen)
+    assert train(Module(), directly=True) == (points, seen)
     assert len([1 for _, figures in points if "both_step" in figures]) == 18
     assert {name for name, _ in seen} == {"batch", "epoch"}
 

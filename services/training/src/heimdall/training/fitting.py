@@ -23,7 +23,7 @@ from heimdall.tasks.base import Monitor, Task, TaskConfig
 from heimdall.training.checkpoints import Checkpoints
 from heimdall.training.config import RunConfig
 from heimdall.training.folder import RunFolder, plain
-from heimdall.training.kernels import EarlyZeroGrad, FusedOptimizers, keep_memory, lay_out
+from heimdall.training.kernels import FusedOptimizers, calm_collector, keep_memory, lay_out
 from heimdall.training.loading import ResumableLoader, shared
 from heimdall.training.loggers import (
     CsvLogger,
@@ -37,6 +37,7 @@ from heimdall.training.overhead import spare_overhead
 from heimdall.training.progress import LearningRates, ProgressLine
 from heimdall.training.resume import logged_steps
 from heimdall.training.signals import StopRequest
+from heimdall.training.steps import step_directly
 from heimdall.training.stored import Found
 from heimdall.training.writer import CheckpointWriter
 
@@ -73,9 +74,16 @@ class Fitting:
             checkpoints.best = [(float(score), str(name)) for score, name in found.state["best"]]
             return checkpoints.best_path
         spare_overhead()
+        step_directly(trainer)
         keep_memory()
         lay_out(module, self.run)
-        with self._resumable(data, trainer, checkpoints), reduced(module, trainer), self.stop.deferred(), writer:
+        with (
+            self._resumable(data, trainer, checkpoints),
+            reduced(module, trainer),
+            self.stop.deferred(),
+            writer,
+            calm_collector(),
+        ):
             trainer.fit(module, datamodule=data, ckpt_path=found.path if found else None, weights_only=True)
         leave_group()
         for logger in self._loggers:
@@ -145,8 +153,7 @@ class Fitting:
 
     def _callbacks(self) -> list[Callback]:
         monitor = chosen_monitor(self.task, self.run)
-        callbacks: list[Callback] = [EarlyZeroGrad()]
-        callbacks += [FusedOptimizers()] if self.run.fused_optimizer else []
+        callbacks: list[Callback] = [FusedOptimizers()] if self.run.fused_optimizer else []
         callbacks += [LearningRates()]
         if self.run.early_stop_patience:
             callbacks.append(
@@ -200,9 +207,10 @@ class Fitting:
     def _resumable(self, data: LightningDataModule, trainer: Trainer, checkpoints: Checkpoints) -> Iterator[None]:
         """While fitting, the training loader is one that starts where training stands."""
         make, make_validation = data.train_dataloader, data.val_dataloader
+        made: list[ResumableLoader] = []
 
         def train_dataloader() -> ResumableLoader:
-            return ResumableLoader(
+            loader = ResumableLoader(
                 make(),
                 seed=self.config.seed,
                 position=checkpoints.position,
@@ -210,6 +218,8 @@ class Fitting:
                 rank=trainer.global_rank,
                 world=trainer.world_size,
             )
+            made.append(loader)
+            return loader
 
         def val_dataloader() -> Any:
             loader: Any = make_validation()
@@ -221,6 +231,8 @@ class Fitting:
         try:
             yield
         finally:
+            for loader in made:
+                loader.close()
             with suppress(AttributeError):
                 del data.train_dataloader, data.val_dataloader
 

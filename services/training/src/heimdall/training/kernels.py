@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -29,6 +31,22 @@ def keep_memory() -> None:
         library.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
 
 
+@contextlib.contextmanager
+def calm_collector() -> Iterator[None]:
+    """Have Python's garbage collector look only at what is made from here on.
+
+    A full collection walks all that importing the libraries left behind, a million objects: a third of a second in
+    which no step is made. Cycles among those are collected afterwards.
+    """
+    frozen = gc.get_freeze_count()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        if not frozen:  # else somebody else had frozen some before, and wants them to stay so
+            gc.unfreeze()
+
+
 def lay_out(module: LightningModule, run: RunConfig) -> None:
     """Order of memory and compilation, as ``run`` says."""
     if run.channels_last:
@@ -39,21 +57,6 @@ def lay_out(module: LightningModule, run: RunConfig) -> None:
         for child in module.children():
             if any(True for _ in child.parameters()):
                 child.compile()
-
-
-class EarlyZeroGrad(Callback):
-    """The last step's gradients are freed before the forward pass, not after it as Lightning does.
-
-    Forward and backward then use the same memory again: a ConvNeXt-T otherwise takes its gradients' hundred megabytes
-    anew from the system at each step, in 20,000 page faults. Where gradients are accumulated they are kept.
-    """
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Free them; Lightning's own call then finds nothing to do."""
-        del batch
-        if pl_module.automatic_optimization and batch_idx % trainer.accumulate_grad_batches == 0:
-            for optimizer in trainer.optimizers:
-                pl_module.optimizer_zero_grad(trainer.current_epoch, batch_idx, optimizer)
 
 
 class FusedOptimizers(Callback):

@@ -8,43 +8,23 @@ same, a few dozen a step. Every shortcut here leaves whatever is unusual to Ligh
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.core import module as lightning_module
-from lightning.pytorch.profilers import PassThroughProfiler
-from lightning.pytorch.trainer import call
-from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultMetric
-from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection, _ResultMetric
 
 KNOWN = "2.6."
 
 _move = _ResultMetric.to
 _log = LightningModule.log
-_call_hooks = call._call_callback_hooks
-_call_hook_of_module = call._call_lightning_module_hook
-_call_hook_of_strategy = call._call_strategy_hook
 
 
 def _move_where_needed(self: _ResultMetric, *args: Any, **kwargs: Any) -> _ResultMetric:
     where = args[0] if args else kwargs.get("device")
     is_there = self.is_tensor and isinstance(where, torch.device) and self.value.device == where
     return self if is_there else _move(self, *args, **kwargs)
-
-
-@cache
-def _asked_before(function: Any, param: str, explicit: bool, min_args: int | None) -> bool:
-    return is_param_in_hook_signature(function, param, explicit, min_args)
-
-
-def _is_param(hook_fx: Any, param: str, explicit: bool = False, min_args: int | None = None) -> bool:
-    # one signature a function, not one a call; a method is made anew each time it is looked up
-    if min_args is None and hasattr(hook_fx, "__func__") and not hasattr(hook_fx, "__wrapped__"):
-        return _asked_before(hook_fx.__func__, param, explicit, min_args)
-    return is_param_in_hook_signature(hook_fx, param, explicit, min_args)
 
 
 def _log_again(
@@ -82,50 +62,7 @@ def _as_number(value: Any, figure: _ResultMetric) -> torch.Tensor | None:
     return None
 
 
-def _call_existing_hooks(
-    trainer: Trainer, hook_name: str, *args: Any, monitoring_callbacks: bool | None = None, **kwargs: Any
-) -> None:
-    """Call a hook of all callbacks that have it."""
-    if monitoring_callbacks is not None or not _is_plain(trainer):
-        return _call_hooks(trainer, hook_name, *args, monitoring_callbacks=monitoring_callbacks, **kwargs)
-    module = trainer.lightning_module
-    does_nothing = getattr(Callback, hook_name)
-    with _Within(module, hook_name):
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            hook = getattr(callback, hook_name)
-            if getattr(hook, "__func__", hook) is not does_nothing:
-                hook(trainer, module, *args, **kwargs)
-    return None
-
-
-def _call_module_hook(
-    trainer: Trainer, hook_name: str, *args: Any, pl_module: LightningModule | None = None, **kwargs: Any
-) -> Any:
-    """Call a hook of the module."""
-    if pl_module is not None or not _is_plain(trainer):
-        return _call_hook_of_module(trainer, hook_name, *args, pl_module=pl_module, **kwargs)
-    module = trainer.lightning_module
-    hook = getattr(module, hook_name)
-    with _Within(module, hook_name):
-        return hook(*args, **kwargs) if callable(hook) else None
-
-
-def _call_strategy_hook(trainer: Trainer, hook_name: str, *args: Any, **kwargs: Any) -> Any:
-    """Call a hook of the strategy."""
-    if not _is_plain(trainer):
-        return _call_hook_of_strategy(trainer, hook_name, *args, **kwargs)
-    hook = getattr(trainer.strategy, hook_name)
-    with _Within(trainer.lightning_module, hook_name):
-        return hook(*args, **kwargs) if callable(hook) else None
-
-
-def _is_plain(trainer: Trainer) -> bool:
-    # no profiler wants to time the hooks
-    profiler = trainer.profiler  # type: ignore[attr-defined]
-    return type(profiler) is PassThroughProfiler and trainer.lightning_module is not None
-
-
-class _Within:
+class Within:
     """Says, as Lightning does, which hook a figure is logged in; past ``nn.Module.__setattr__``, which is slow."""
 
     __slots__ = ("_before", "_hook", "_state")
@@ -141,13 +78,29 @@ class _Within:
         self._state["_current_fx_name"] = self._before
 
 
+def figures_of_step(connector: Any, results: _ResultCollection) -> dict[str, torch.Tensor]:
+    """Note the figures of a step that is done; those that are to be logged, by name.
+
+    Nothing is read back from the device: Lightning turns what a progress bar would show into numbers at every step,
+    which on a GPU waits until all work is done. Whoever asks for ``progress_bar_metrics`` still gets them.
+    """
+    log: dict[str, torch.Tensor] = {}
+    for figure in results.values():
+        meta, value = figure.meta, figure._forward_cache
+        if figure.has_reset or not meta.on_step or not isinstance(value, torch.Tensor):
+            continue
+        name, own_name = results._forked_name(figure, on_step=True)
+        value = value if meta.enable_graph else value.detach()
+        connector._callback_metrics[name] = connector._callback_metrics[own_name] = value
+        if meta.logger:
+            log[own_name] = value
+    connector._logged_metrics.update(log)
+    results.batch = results.batch_size = None
+    return log
+
+
 def spare_overhead() -> None:
     """Use the shortcuts from now on, in this process; none with a Lightning whose inside they do not know."""
-    if not lightning.__version__.startswith(KNOWN):
-        return
-    _ResultMetric.to = _move_where_needed  # type: ignore[method-assign]
-    LightningModule.log = _log_again  # type: ignore[method-assign]
-    call._call_callback_hooks = _call_existing_hooks
-    call._call_lightning_module_hook = _call_module_hook
-    call._call_strategy_hook = _call_strategy_hook
-    lightning_module.is_param_in_hook_signature = _is_param  # type: ignore[attr-defined]
+    if lightning.__version__.startswith(KNOWN):
+        _ResultMetric.to = _move_where_needed  # type: ignore[method-assign]
+        LightningModule.log = _log_again  # type: ignore[method-assign]
