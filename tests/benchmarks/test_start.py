@@ -37,7 +37,7 @@ def seconds(command: list[str], folder: Path, rounds: int) -> float:
 
 @pytest.mark.benchmark
 def test_heimdall_starts_at_once(tmp_path: Path, bench_table: Callable[..., Table], full_bench: bool) -> None:
-    rounds = 5 if full_bench else 1
+    rounds = 3 if full_bench else 1
     table = bench_table(
         "Start",
         ["what", "median, s", "beyond the libraries, s"],

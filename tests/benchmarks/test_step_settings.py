@@ -26,6 +26,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "and bf16-mixed": {"precision": "bf16-mixed"},
     "and both": {"precision": "bf16-mixed", "channels_last": True},
     "and compiled": {"compile": True},
+    "and two half batches": {"accumulate_grad_batches": 2},
 }
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # task, full, short
     "localization, CONVNEXT_TINY": (
@@ -66,15 +67,18 @@ def test_what_each_setting_does_to_a_step(
         if "compile" in chosen and not (full_bench and shutil.which("g++")):
             continue
         run = RunConfig(**chosen)
-        data = task.datamodule(config)
-        batches = [to_device(batch, device_of(run)) for batch in islice(data.train_dataloader(), 2)]
+        parts = run.accumulate_grad_batches
+        data = task.datamodule(config.model_copy(update={"batch_size": config.batch_size // parts}))
+        batches = [to_device(batch, device_of(run)) for batch in islice(data.train_dataloader(), 2 * parts)]
         times, loss = [], 0.0
         with stepping(task.module(config, data), device_of(run), run) as step:
             torch.manual_seed(0)
             for number in range(steps + 1):
+                begin = number * parts % len(batches)
                 start = time.perf_counter()
-                loss = float(step(batches[number % len(batches)]))
+                losses = [float(step(batch)) for batch in batches[begin : begin + parts]]
                 times.append(time.perf_counter() - start)
+                loss = statistics.mean(losses)
         median = statistics.median(times[1:])
         base = base or median
         table.row(setting, median * 1e3, base / median, loss)

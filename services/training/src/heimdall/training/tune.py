@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+import itertools
 import math
 import os
 import statistics
@@ -122,7 +123,10 @@ class StandingTrainer(Trainer):
 
 @contextmanager
 def stepping(module: Any, device: torch.device, run: RunConfig) -> Iterator[Any]:
-    """``step(batch)`` trains ``module`` on one batch and returns its loss when the device is done with it."""
+    """``step(batch)`` trains ``module`` on one batch and returns its loss when the device is done with it.
+
+    Where ``run`` accumulates gradients, weights change with every so-many-eth batch.
+    """
     keep_memory()
     module.to(device).train()
     lay_out(module, run)
@@ -143,12 +147,17 @@ def stepping(module: Any, device: torch.device, run: RunConfig) -> Iterator[Any]
     half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(run.precision)
     arguments = (0,) if len(inspect.signature(module.training_step).parameters) > 1 else ()
 
+    several, numbers = run.accumulate_grad_batches, itertools.count()
+
     def step(batch: Any) -> torch.Tensor:
+        number = next(numbers)
+        if number % several == 0:
+            optimizer.zero_grad()
         with torch.autocast(device.type, half, enabled=half is not None):
             loss = module.training_step(batch, *arguments)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        (loss / several).backward()
+        if (number + 1) % several == 0:
+            optimizer.step()
         if device.type != "cpu":
             torch.accelerator.synchronize()
         detached: torch.Tensor = loss.detach()
