@@ -5,6 +5,7 @@ The full measurement needs a GPU. The short one runs the same code, small, on wh
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from heimdall.tasks.base import Task, TaskConfig, find_task
 from heimdall.training.config import RunConfig
 from heimdall.training.kernels import FusedOptimizers, keep_memory, lay_out
-from heimdall.training.overhead import spare_overhead
+from heimdall.training.overhead import spared_overhead
 from heimdall.training.steps import step_directly
 from heimdall.training.tune import device_of, to_device
 
@@ -109,7 +110,6 @@ def train(
     callbacks: list[Callback] = [watch]
     if options is not None:
         keep_memory()
-        spare_overhead()
         lay_out(module, run)
         callbacks.append(FusedOptimizers())
     trainer = Trainer(
@@ -129,7 +129,8 @@ def train(
         step_directly(trainer)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    trainer.fit(module, DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
+    with contextlib.nullcontext() if options is None else spared_overhead():
+        trainer.fit(module, DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
     return watch.seconds, torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else 0.0
 
 

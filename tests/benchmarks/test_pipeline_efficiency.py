@@ -25,12 +25,10 @@ from bench import Table, median_ratios
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import MLFlowLogger
-from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultMetric
 from rich.console import Console
 
 from heimdall.settings import Settings
 from heimdall.tasks.base import Task, find_task
-from heimdall.training import overhead
 from heimdall.training.config import RunConfig
 from heimdall.training.kernels import FusedOptimizers, fuse, keep_memory
 from heimdall.training.pipeline import TrainingPipeline
@@ -46,7 +44,7 @@ WORKLOADS: Mapping[str, tuple[dict[str, Any], dict[str, Any], int]] = {  # full,
     "localization": (
         {"backbone": "CONVNEXT_TINY", "batch_size": 16, "epochs": 2, "sample_sessions": 240},
         {"backbone": "CONVNEXT_TINY", "batch_size": 4, "epochs": 1, "sample_sessions": 30},
-        3,
+        2,
     ),
     "localization, the compact network": (
         {"backbone": "COMPACT", "batch_size": 64, "epochs": 30, "sample_sessions": 1500},
@@ -56,7 +54,7 @@ WORKLOADS: Mapping[str, tuple[dict[str, Any], dict[str, Any], int]] = {  # full,
     "ptychography": (
         {"batch_size": 16, "epochs": 2, "simulate_patterns": 256, "preview_every": 0},
         {"batch_size": 4, "epochs": 2, "simulate_patterns": 64, "preview_every": 0, "width": 8},
-        3,
+        2,
     ),
 }
 
@@ -175,7 +173,6 @@ class Training:
 
     def alone(self) -> float:
         """Lightning's loop over a loader, and nothing else."""
-        spare_nothing()
         watch = Stopwatch()
         module, data = self._fresh()
         trainer = Trainer(
@@ -194,7 +191,6 @@ class Training:
 
     def lightning(self) -> float:
         """Lightning as its documentation has it, with MLFlowLogger on the same kind of store."""
-        spare_nothing()
         watch = Stopwatch()
         home = self.folder / f"lightning-{next(self.count)}"
         home.mkdir()
@@ -211,12 +207,6 @@ class Training:
         )
         trainer.fit(module, datamodule=data)
         return self._rate("lightning", watch.clock)
-
-
-def spare_nothing() -> None:
-    """Lightning as it comes: our pipeline has put its shortcuts into the process."""
-    _ResultMetric.to = overhead._move  # type: ignore[method-assign]
-    LightningModule.log = overhead._log  # type: ignore[method-assign]
 
 
 def clip(optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, *_: Any, **__: Any) -> None:

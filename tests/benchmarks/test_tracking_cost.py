@@ -33,7 +33,7 @@ def test_cost_of_a_metric_call(
 
     hanging = proxy.Proxy(mlflow_server.port)
     hanging.set("hang")
-    steps, rounds = (600, 2) if full_bench else (100, 1)
+    steps, rounds = (400, 2) if full_bench else (100, 1)
     in_turns = {
         "no logger": ("none", ""),
         "Heimdall, server up": ("heimdall", mlflow_server.url),

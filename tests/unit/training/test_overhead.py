@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader, TensorDataset
 
 from heimdall.training import overhead
-from heimdall.training.overhead import spare_overhead
+from heimdall.training.overhead import spared_overhead
 from heimdall.training.steps import step_directly
 
 
@@ -93,32 +93,25 @@ def train(module: Module, *, directly: bool = False) -> tuple[Any, Any]:
     return points.points, watcher.seen
 
 
-@pytest.fixture
-def without_shortcuts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lightning as it is, whatever another test did before."""
-    monkeypatch.setattr(LightningModule, "log", overhead._log)
-    monkeypatch.setattr(_ResultMetric, "to", overhead._move)
-
-
 @pytest.mark.filterwarnings("ignore")
-def test_every_figure_is_what_it_is_without_the_shortcuts(without_shortcuts: None) -> None:
+def test_every_figure_is_what_it_is_without_the_shortcuts() -> None:
     points, seen = train(Module())
-    spare_overhead()
-    assert train(Module()) == (points, seen)
-    assert train(Module(), directly=True) == (points, seen)
+    with spared_overhead():
+        assert train(Module()) == (points, seen)
+        assert train(Module(), directly=True) == (points, seen)
+    assert LightningModule.log is overhead._log
     assert len([1 for _, figures in points if "both_step" in figures]) == 18
     assert {name for name, _ in seen} == {"batch", "epoch"}
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_figure_logged_in_other_words_is_still_refused() -> None:
-    spare_overhead()
-    with pytest.raises(MisconfigurationException, match="twice"):
+    with spared_overhead(), pytest.raises(MisconfigurationException, match="twice"):
         train(Module(changes_its_mind=True))
 
 
 def test_a_logged_figure_is_still_moved_where_it_is_elsewhere() -> None:
-    spare_overhead()
     figure = _ResultMetric(_Metadata(fx="training_step", name="loss", on_epoch=True), is_tensor=True)
-    assert figure.to(torch.device("cpu")) is figure
-    assert figure.to(torch.device("meta")).value.device.type == "meta"
+    with spared_overhead():
+        assert figure.to(torch.device("cpu")) is figure
+        assert figure.to(torch.device("meta")).value.device.type == "meta"

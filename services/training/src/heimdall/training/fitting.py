@@ -33,7 +33,7 @@ from heimdall.training.loggers import (
     TrackerLogger,
     write_hparams,
 )
-from heimdall.training.overhead import spare_overhead
+from heimdall.training.overhead import spared_overhead
 from heimdall.training.progress import LearningRates, ProgressLine
 from heimdall.training.resume import logged_steps
 from heimdall.training.signals import StopRequest
@@ -73,7 +73,6 @@ class Fitting:
         if found is not None and found.state["finished"] and self.config.epochs <= found.epoch + int(found.epoch == 0):
             checkpoints.best = [(float(score), str(name)) for score, name in found.state["best"]]
             return checkpoints.best_path
-        spare_overhead()
         step_directly(trainer)
         keep_memory()
         lay_out(module, self.run)
@@ -83,6 +82,7 @@ class Fitting:
             self.stop.deferred(),
             writer,
             calm_collector(),
+            spared_overhead(),
         ):
             trainer.fit(module, datamodule=data, ckpt_path=found.path if found else None, weights_only=True)
         leave_group()
