@@ -99,6 +99,8 @@ class ResumableLoader:
     def __iter__(self) -> Iterator[Any]:
         epoch, done = self._position()
         if self._ahead is not None:
+            # as iterating over a loader does: what is drawn later is the same whoever reads
+            torch.empty((), dtype=torch.int64).random_(generator=self._loader.generator)
             batches = self._ahead.batches(epoch, done)
         else:
             self._set(epoch, done)
@@ -128,7 +130,7 @@ class ResumableLoader:
             self._skipping.skip = done
 
     def _read(self, epoch: int, done: int) -> Iterator[Any]:
-        # not by iterating over the loader, which draws a random number to begin with
+        # in the thread, so not by iterating over the loader, which draws a random number
         self._set(epoch, done)
         fetcher: Any = _MapDatasetFetcher(self._loader.dataset, True, self._loader.collate_fn, False)
         pins = self._loader.pin_memory and torch.accelerator.is_available()
