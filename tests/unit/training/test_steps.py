@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -40,11 +41,20 @@ for _name in EVERY_HOOK:
 class Line(LightningModule):
     """Something small that does all that a step may do."""
 
-    def __init__(self, *, schedule: str = "step", end_at: int = -1, skip_at: int = -1, says: str = "loss") -> None:
+    def __init__(
+        self,
+        *,
+        schedule: str = "step",
+        end_at: int = -1,
+        skip_at: int = -1,
+        says: str = "loss",
+        optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
+    ) -> None:
         super().__init__()
         torch.manual_seed(4)
         self.layer = torch.nn.Linear(3, 1)
         self.schedule, self.end_at, self.skip_at, self.says = schedule, end_at, skip_at, says
+        self.optimizer = optimizer
         self.calls: list[tuple[str, str, str | None, bool]] = []
         self.rates: list[float] = []
         self.outputs: list[Any] = []
@@ -68,7 +78,7 @@ class Line(LightningModule):
         self.rates.append(self.trainer.optimizers[0].param_groups[0]["lr"])
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(self.parameters(), lr=0.05)
+        optimizer = self.optimizer(self.parameters(), lr=0.05)
         if self.schedule == "plateau":
             plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, factor=0.5)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss"}}
@@ -112,6 +122,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "more than a loss": ({"says": "dict"}, {}),
     "validated within the epoch": ({}, {"val_check_interval": 3}),
     "so many steps": ({}, {"max_steps": 9}),
+    "the loss asked for several times a step": ({"optimizer": torch.optim.LBFGS}, {}),
 }
 
 
@@ -174,3 +185,28 @@ def test_whatever_is_unusual_goes_the_usual_way(kind: type[Line]) -> None:
     assert torch.equal(usual.layer.weight, direct.layer.weight)
     gone = [[call for call in module.calls if call[1] == "on_before_zero_grad"] for module in (usual, direct)]
     assert gone[0] == gone[1]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_batch_that_is_none_is_passed_over() -> None:
+    weights = []
+    for directly in (False, True):
+        module = Line(schedule="epoch")
+        torch.manual_seed(5)
+        batches = [[torch.randn(4, 3), torch.randn(4, 1)], None, [torch.randn(4, 3), torch.randn(4, 1)]]
+        trainer = Trainer(
+            max_epochs=2,
+            accelerator="cpu",
+            logger=False,
+            limit_val_batches=0,
+            enable_progress_bar=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+        )
+        if directly:
+            step_directly(trainer)
+        module.on_train_batch_end = lambda *_: None  # type: ignore[method-assign]
+        trainer.fit(module, DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch))  # type: ignore[arg-type]
+        assert trainer.global_step == 4
+        weights.append(module.layer.weight)
+    assert torch.equal(*weights)

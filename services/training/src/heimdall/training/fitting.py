@@ -77,12 +77,12 @@ class Fitting:
         keep_memory()
         lay_out(module, self.run)
         with (
+            spared_overhead(),
             self._resumable(data, trainer, checkpoints),
             reduced(module, trainer),
             self.stop.deferred(),
             writer,
             calm_collector(),
-            spared_overhead(),
         ):
             trainer.fit(module, datamodule=data, ckpt_path=found.path if found else None, weights_only=True)
         leave_group()

@@ -74,9 +74,11 @@ class DirectEpochLoop(_TrainingEpochLoop):
         progress.is_last_batch = data_fetcher.done
         progress.increment_ready()
         connector.on_batch_start(batch)
-        output: dict[str, Any] = {}
-        goes_on = step.begin(batch, number)
-        if goes_on:
+        output: dict[str, Any] | None = None
+        goes_on = True
+        if batch is None:
+            self._warning_cache.warn("The training loader gave None in place of a batch: no step is made for it.")
+        elif goes_on := step.begin(batch, number):
             progress.increment_started()
             output = step.make(batch, number)
         else:
@@ -120,6 +122,7 @@ class DirectStep:
         self._counts = loop.automatic_optimization.optim_progress.optimizer
         self._hooks = {name: hooks(trainer, name) for name in HOOKS}
         self._may_end = is_overridden("on_train_batch_start", self._module)
+        self._first_evaluation = True
         self._numbered = is_param_in_hook_signature(self._module.training_step, "batch_idx", min_args=2)
 
     def call(self, name: str, *arguments: Any) -> Any:
@@ -144,7 +147,8 @@ class DirectStep:
     def make(self, batch: Any, number: int) -> dict[str, Any]:
         """Forward, backward and, unless gradients are still accumulated, the update; what the module returned."""
         arguments = (batch, number) if self._numbered else (batch,)
-        zeroed = self._count_zeroed if number % self._accumulated == 0 else None
+        self._first_evaluation = True
+        zeroed = self._zeroed if number % self._accumulated == 0 else None
         closure = Closure(partial(self._forward, arguments), self._backward, zeroed)
         if self._loop._should_accumulate():
             with _block_parallel_sync_behavior(self._strategy, block=True):
@@ -168,7 +172,10 @@ class DirectStep:
         loss.backward()  # type: ignore[no-untyped-call]
         self.call("on_after_backward")
 
-    def _count_zeroed(self) -> None:
+    def _zeroed(self) -> None:
+        if not self._first_evaluation:  # of an optimizer that asks for the loss several times a step, like LBFGS
+            self._optimizer.zero_grad()
+        self._first_evaluation = False
         for count in (self._counts.zero_grad.increment_ready, self._counts.zero_grad.increment_started):
             count()
         self._counts.zero_grad.increment_completed()
