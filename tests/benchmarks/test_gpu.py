@@ -25,7 +25,8 @@ from heimdall.training.config import RunConfig
 from heimdall.training.kernels import FusedOptimizers, keep_memory, lay_out
 from heimdall.training.overhead import spared_overhead
 from heimdall.training.steps import step_directly
-from heimdall.training.tune import device_of, to_device
+from heimdall.training.tune import device_of, stepping, to_device
+from trainers import silent_trainer
 
 WAYS: dict[str, dict[str, Any] | None] = {
     "plain Lightning, float32": None,
@@ -90,12 +91,8 @@ def product_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 def operations(module: LightningModule, batch: Any, device: torch.device) -> float:
     """Those of the products and convolutions of a step, forward and backward; a Fourier transform is not counted."""
-    module.to(device).train()
-    module.log = lambda *_, **__: None  # type: ignore[method-assign]
-    module.optimizers = lambda **_: torch.optim.SGD(module.parameters(), lr=0.0)  # type: ignore[method-assign]
-    takes_number = module.training_step.__code__.co_argcount > 2
-    with FlopCounterMode(display=False) as counted:
-        module.training_step(*((batch, 0) if takes_number else (batch,))).backward()
+    with stepping(module, device, RunConfig()) as step, FlopCounterMode(display=False) as counted:
+        step(batch)
     return float(counted.get_total_flops())
 
 
@@ -112,17 +109,12 @@ def train(
         keep_memory()
         lay_out(module, run)
         callbacks.append(FusedOptimizers())
-    trainer = Trainer(
+    trainer = silent_trainer(
         max_steps=steps,
         accelerator=device.type,
         devices=1,
         precision=run.precision,
         limit_val_batches=0,
-        num_sanity_val_steps=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         callbacks=callbacks,
     )
     if options is not None:

@@ -32,6 +32,7 @@ from heimdall.tasks.base import Task, find_task
 from heimdall.training.config import RunConfig
 from heimdall.training.kernels import FusedOptimizers, fuse, keep_memory
 from heimdall.training.pipeline import TrainingPipeline
+from trainers import silent_trainer
 
 WARM_UP_STEPS = 3
 LOOPS = {
@@ -175,16 +176,8 @@ class Training:
         """Lightning's loop over a loader, and nothing else."""
         watch = Stopwatch()
         module, data = self._fresh()
-        trainer = Trainer(
-            max_epochs=self.config.epochs,
-            accelerator="cpu",
-            num_sanity_val_steps=0,
-            limit_val_batches=0,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            callbacks=[watch, FusedOptimizers()],
+        trainer = silent_trainer(
+            max_epochs=self.config.epochs, limit_val_batches=0, callbacks=[watch, FusedOptimizers()]
         )
         trainer.fit(module, datamodule=data)
         return self._rate("alone", watch.clock)

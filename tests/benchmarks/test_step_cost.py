@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from bench import Table, median_ratios
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -19,6 +19,7 @@ from heimdall.training.kernels import FusedOptimizers, fuse
 from heimdall.training.loggers import History
 from heimdall.training.overhead import spared_overhead
 from heimdall.training.steps import step_directly
+from trainers import silent_trainer
 
 EPOCH = 100  # steps
 
@@ -62,16 +63,7 @@ def bare(batches: list[Tensor], epochs: int) -> float:
 
 def lightning(batches: list[Tensor], epochs: int, *, ours: bool) -> float:
     """Milliseconds a step of a trainer that keeps all figures in memory."""
-    trainer = Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        logger=History(),
-        log_every_n_steps=1,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[FusedOptimizers()],
-    )
+    trainer = silent_trainer(max_epochs=epochs, logger=History(), log_every_n_steps=1, callbacks=[FusedOptimizers()])
     if ours:
         step_directly(trainer)
     with spared_overhead() if ours else contextlib.nullcontext():

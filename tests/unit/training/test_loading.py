@@ -122,3 +122,12 @@ def test_an_error_of_the_reading_thread_is_raised_where_the_batch_is_wanted() ->
     batches = ReadAhead(read).batches(0, 0)
     with pytest.raises(OSError, match="the disk is gone"):
         list(batches)
+
+
+def test_reading_ahead_ends_with_an_epoch_that_has_no_batches() -> None:
+    def read(epoch: int, done: int) -> Iterator[torch.Tensor]:
+        yield from [torch.zeros(1)] if epoch == 0 else []
+
+    ahead = ReadAhead(read)
+    assert [len(list(ahead.batches(epoch, 0))) for epoch in (0, 1, 2)] == [1, 0, 0]
+    ahead.close()

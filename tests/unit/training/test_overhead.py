@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from heimdall.training import overhead
 from heimdall.training.overhead import spared_overhead
 from heimdall.training.steps import step_directly
+from trainers import silent_trainer
 
 
 class Points(Logger):
@@ -77,16 +78,7 @@ def train(module: Module, *, directly: bool = False) -> tuple[Any, Any]:
     torch.manual_seed(5)
     data = TensorDataset(torch.randn(22, 3), torch.randn(22, 1))
     points, watcher = Points(), Watcher()
-    trainer = Trainer(
-        max_epochs=3,
-        accelerator="cpu",
-        logger=points,
-        callbacks=[watcher],
-        log_every_n_steps=1,
-        enable_progress_bar=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-    )
+    trainer = silent_trainer(max_epochs=3, logger=points, callbacks=[watcher], log_every_n_steps=1)
     if directly:
         step_directly(trainer)
     trainer.fit(module, DataLoader(data, 4), DataLoader(data, 8))

@@ -11,17 +11,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 from heimdall.training.steps import HOOKS, DirectEpochLoop, step_directly
+from trainers import silent_trainer
 
 EVERY_HOOK = (*HOOKS, "on_train_epoch_start", "on_train_epoch_end", "on_validation_end")
 
 
-class Hooks:
-    """Notes every hook that is called, in what name figures would be logged, and whether there are gradients."""
-
-    calls: list[tuple[str, str, str | None, bool]]
-
-
 def note(owner: str, name: str) -> Any:
+    """A hook that notes its call, in what name figures would be logged, and whether there are gradients."""
+
     def hook(self: Any, *arguments: Any, **_: Any) -> None:
         module = self if owner == "module" else arguments[1]
         has_gradients = module.layer.weight.grad is not None
@@ -93,16 +90,7 @@ for _name in ("on_before_backward", "on_after_backward", "on_before_optimizer_st
 def fit(module: Line, *, directly: bool, **how: Any) -> tuple[Trainer, bool]:
     torch.manual_seed(5)
     data = TensorDataset(torch.randn(27, 3), torch.randn(27, 1))
-    trainer = Trainer(
-        max_epochs=3,
-        accelerator="cpu",
-        logger=False,
-        callbacks=[Watching()],
-        enable_progress_bar=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        **how,
-    )
+    trainer = silent_trainer(max_epochs=3, callbacks=[Watching()], **how)
     if directly:
         step_directly(trainer)
     trainer.fit(module, DataLoader(data, 4), DataLoader(data, 8))
@@ -194,15 +182,7 @@ def test_a_batch_that_is_none_is_passed_over() -> None:
         module = Line(schedule="epoch")
         torch.manual_seed(5)
         batches = [[torch.randn(4, 3), torch.randn(4, 1)], None, [torch.randn(4, 3), torch.randn(4, 1)]]
-        trainer = Trainer(
-            max_epochs=2,
-            accelerator="cpu",
-            logger=False,
-            limit_val_batches=0,
-            enable_progress_bar=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-        )
+        trainer = silent_trainer(max_epochs=2, limit_val_batches=0)
         if directly:
             step_directly(trainer)
         module.on_train_batch_end = lambda *_: None  # type: ignore[method-assign]

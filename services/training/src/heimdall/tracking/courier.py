@@ -207,9 +207,8 @@ def _sweep(root: Path, settings: Settings) -> None:
 def _give_way() -> None:
     """Let training have the cores first. Delivery goes on where all are busy: it still gets about a tenth of one."""
     os.nice(NICENESS)
-    with contextlib.suppress(
-        OSError
-    ):  # Linux weighs whole sessions where it groups by them, and this is one of its own
+    # Linux may weigh whole sessions against each other, and this is one of its own: then niceness within it is nothing
+    with contextlib.suppress(OSError):
         Path("/proc/self/autogroup").write_text(str(NICENESS), encoding="ascii")
 
 

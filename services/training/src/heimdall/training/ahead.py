@@ -67,12 +67,12 @@ class ReadAhead:
 
 
 def _endless(read: Callable[[int, int], Iterator[Any]], epoch: int, done: int) -> Iterator[tuple[Place, Any]]:
-    number = -1
     while True:
+        number = -1
         for number, batch in enumerate(read(epoch, done), start=done):
             yield (epoch, number), batch
         if number < 0:
-            return  # there are no batches at all
+            return  # an epoch without batches: there is nothing to read ahead
         epoch, done = epoch + 1, 0
 
 

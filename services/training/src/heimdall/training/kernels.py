@@ -35,8 +35,8 @@ def keep_memory() -> None:
 def calm_collector() -> Iterator[None]:
     """Have Python's garbage collector look only at what is made from here on.
 
-    A full collection walks all that importing the libraries left behind, a million objects: a third of a second in
-    which no step is made. Cycles among those are collected afterwards.
+    A full collection walks all that importing the libraries left behind: a third of a second in which no step is made
+    (tests/benchmarks/test_step_cost.py). Cycles among those are collected afterwards.
     """
     frozen = gc.get_freeze_count()
     gc.freeze()

@@ -63,9 +63,10 @@ class CheckpointWriter(CheckpointIO):
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Queue as one what is queued inside: while the thread works it takes turns with training in running Python,
+        """Queue as one what is queued inside, unless that fails.
 
-        so it had better not wake for a rename while the state is still being collected.
+        The thread and training take turns in running Python, so it had better not wake for a rename while the state is
+        still being collected.
         """
         held: list[Callable[[], Any]] = []
         self._held = held
